@@ -1,0 +1,1 @@
+//! dingcard: notification jobs from RabbitMQ, shown as `DingTalk` interactive cards.

@@ -1,0 +1,2 @@
+//! Parse, run the verb, exit with its code.
+fn main() {}
