@@ -2,7 +2,9 @@
 
 pub mod config;
 pub mod health;
+pub mod job;
 pub mod metrics;
 pub mod outcome;
 pub mod retry;
 pub mod shutdown;
+pub mod slice;

@@ -365,8 +365,9 @@ mod tests {
         let apps: Vec<String> = (0..10).map(|n| format!("app{n}")).collect();
         let apps: Vec<&str> = apps.iter().map(String::as_str).collect();
         let metrics = Metrics::new(&apps).unwrap();
-        apps.iter()
-            .for_each(|a| metrics.expect_calls(a, &["token", "getbymobile", "createAndDeliver", "deliver", "update"]));
+        for app in &apps {
+            metrics.expect_calls(app, &["token", "getbymobile", "createAndDeliver", "deliver", "update"]);
+        }
         let count = series(&metrics.page().unwrap());
         assert!(count <= 2000, "{count}");
     }
