@@ -6,5 +6,6 @@ pub mod job;
 pub mod metrics;
 pub mod outcome;
 pub mod retry;
+pub mod sandbox;
 pub mod shutdown;
 pub mod slice;
