@@ -56,9 +56,28 @@ impl Schedule {
 }
 
 /// The waits inside one attempt: `retry.immediate` of them, from 50 ms.
-pub fn immediate(settings: &Retry) -> impl Iterator<Item = Duration> + use<> {
-    let mut schedule = Schedule::new(Duration::from_millis(50), settings.multiplier, Duration::from_secs(1));
-    (0..settings.immediate).map(move |_| schedule.wait())
+pub struct Immediate {
+    schedule: Schedule,
+    left: u32,
+}
+
+/// The immediate tier of retry.
+#[must_use]
+pub fn immediate(settings: &Retry) -> Immediate {
+    let schedule = Schedule::new(Duration::from_millis(50), settings.multiplier, Duration::from_secs(1));
+    Immediate {
+        schedule,
+        left: settings.immediate,
+    }
+}
+
+impl Iterator for Immediate {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.left = self.left.checked_sub(1)?;
+        Some(self.schedule.wait())
+    }
 }
 
 /// How long a job waits in the broker after attempt number `attempt` (1 for the first), or `None` when that was the last.

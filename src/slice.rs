@@ -33,7 +33,7 @@ pub struct Slice {
     pub card: Card,
 }
 
-/// The slices of a job that have open positions, ascending.
+/// The slices of a job that have open positions; no position is open in two.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Slices(pub Vec<Slice>);
 
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_header_that_is_none_or_names_positions_beyond_the_job_is_refused() {
         for wrong in [
-            "x", "3-1", "0-19;5-7", "0-4+7", "0-65536", "0-19+", "5:", "-1", "0-2:2,1",
+            "x", "3-1", "0-19;5-7", "0-4?2;2", "0-4+7", "0-65536", "0-19+", "5:", "-1", "0-2:2,1",
         ] {
             let parsed = Slices::parse(wrong, 20);
             assert!(parsed.is_none() || parsed.unwrap().to_string() == wrong, "{wrong}");
