@@ -22,6 +22,7 @@
 
 pub mod admin;
 pub mod amqp;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod dingtalk;
@@ -30,6 +31,7 @@ pub mod job;
 pub mod ledger;
 pub mod metrics;
 pub mod outcome;
+pub mod rate_limit;
 pub mod retry;
 pub mod sandbox;
 pub mod shutdown;

@@ -10,9 +10,26 @@ use std::path::{Path, PathBuf};
 
 /// Part, and the parts that it may use. `cli` may use all.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("worker", &["amqp", "dingtalk", "ledger", "retry", "health", "job", "slice", "outcome", "metrics", "config", "shutdown"]),
+    (
+        "worker",
+        &[
+            "amqp", "dingtalk", "ledger", "retry", "health", "job", "slice", "outcome", "metrics", "config", "shutdown",
+        ],
+    ),
     ("admin", &["metrics", "health", "config", "shutdown"]),
-    ("dingtalk", &["cache", "rate_limit", "retry", "health", "metrics", "outcome", "config", "shutdown"]),
+    (
+        "dingtalk",
+        &[
+            "cache",
+            "rate_limit",
+            "retry",
+            "health",
+            "metrics",
+            "outcome",
+            "config",
+            "shutdown",
+        ],
+    ),
     ("amqp", &["retry", "health", "metrics", "outcome", "config", "shutdown"]),
     ("cache", &["config", "metrics"]),
     ("rate_limit", &["config", "metrics"]),
@@ -59,8 +76,17 @@ fn sources() -> Vec<Source> {
             let below = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
             let part = below.split(['/', '.']).next().unwrap().to_owned();
             let before_tests = text.split("#[cfg(test)]\n").next().unwrap();
-            let code = before_tests.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-            Source { path: below, part, text, code }
+            let code = before_tests
+                .lines()
+                .filter(|l| !l.trim_start().starts_with("//"))
+                .collect::<Vec<_>>()
+                .join("\n");
+            Source {
+                path: below,
+                part,
+                text,
+                code,
+            }
         })
         .collect()
 }
@@ -68,19 +94,26 @@ fn sources() -> Vec<Source> {
 fn word_after<'a>(code: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
     code.match_indices(prefix).map(|(at, _)| {
         let rest = &code[at + prefix.len()..];
-        &rest[..rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())]
+        &rest[..rest
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(rest.len())]
     })
 }
 
 #[test]
 fn every_use_of_another_part_follows_an_allowed_arrow() {
-    let allowed: BTreeMap<_, BTreeSet<_>> = ALLOWED.iter().map(|(p, uses)| (*p, uses.iter().copied().collect())).collect();
+    let allowed: BTreeMap<_, BTreeSet<_>> = ALLOWED
+        .iter()
+        .map(|(p, uses)| (*p, uses.iter().copied().collect()))
+        .collect();
     let mut forbidden = Vec::new();
     for source in sources() {
         if matches!(source.part.as_str(), "cli" | "lib" | "main") {
             continue;
         }
-        let may = allowed.get(source.part.as_str()).unwrap_or_else(|| panic!("{} has no row in ALLOWED", source.part));
+        let may = allowed
+            .get(source.part.as_str())
+            .unwrap_or_else(|| panic!("{} has no row in ALLOWED", source.part));
         for used in word_after(&source.code, "crate::").filter(|u| *u != source.part && !may.contains(u)) {
             forbidden.push(format!("{} uses {used}", source.path));
         }
@@ -135,7 +168,11 @@ fn every_file_opens_with_what_it_is_and_stays_below_its_ceiling() {
 fn no_file_has_a_name_that_says_nothing() {
     for source in sources() {
         for name in ["utils", "util", "common", "types", "helpers", "manager", "misc"] {
-            assert!(!source.path.split(['/', '.']).any(|part| part == name), "{}", source.path);
+            assert!(
+                !source.path.split(['/', '.']).any(|part| part == name),
+                "{}",
+                source.path
+            );
         }
     }
 }

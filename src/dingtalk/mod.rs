@@ -1,76 +1,106 @@
-#![allow(missing_docs, dead_code, unused, clippy::all, clippy::pedantic)]
-use crate::{config::Config, metrics::Metrics, outcome::*};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-pub struct DingTalk;
+//! DingTalk: tokens, user IDs, cards, and what its answers mean.
+//!
+//! Every call is a single shot, but that a refused token is fetched anew once: whether and when to try again is the
+//! worker's business. Nothing in here knows a job or the broker.
+
+mod cards;
+mod client;
+mod error;
+mod token;
+mod users;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+pub use self::cards::{Card, Delivered, Space};
+use self::client::{Calls, Endpoint, Http, Request};
+pub use self::error::Failure;
+use self::token::Tokens;
+use self::users::Nobody;
+use crate::cache::Users;
+use crate::config::{self, Config};
+use crate::metrics::Metrics;
+use crate::outcome::{Class, Reason};
+
+/// All apps that this process serves.
+pub struct DingTalk {
+    apps: HashMap<String, App>,
+}
+
+/// One DingTalk application.
+pub struct App {
+    settings: config::App,
+    calls: Calls,
+    tokens: Tokens,
+    users: Users<Nobody>,
+}
+
 impl DingTalk {
+    /// The apps that have credentials, on one HTTP client.
+    ///
+    /// # Errors
+    /// Where the HTTP client cannot be built.
     pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, Failure> {
-        todo!()
+        let http = Arc::new(Http::new(&config.dingtalk, metrics)?);
+        let app = |(name, settings): (&String, &config::App)| {
+            let app = App {
+                settings: settings.clone(),
+                calls: Calls::new(name, settings, &http),
+                tokens: Tokens::new(name, settings, metrics),
+                users: Users::new(&config.users, metrics),
+            };
+            (name.clone(), app)
+        };
+        Ok(Self {
+            apps: config
+                .apps
+                .iter()
+                .filter(|(_, app)| app.is_complete())
+                .map(app)
+                .collect(),
+        })
     }
+
+    /// The app of this name, if it has credentials.
+    #[must_use]
     pub fn app(&self, name: &str) -> Option<&App> {
-        todo!()
+        self.apps.get(name)
     }
 }
-pub struct App;
+
 impl App {
-    pub async fn user_id(&self, mobile: &str, urgent: bool) -> Result<String, Failure> {
-        todo!()
-    }
-    pub async fn send(
-        &self,
-        card: &Card<'_>,
-        to: &[Space],
-        urgent: bool,
-    ) -> Result<Vec<Result<Delivered, Failure>>, Failure> {
-        todo!()
-    }
-    pub async fn deliver(
-        &self,
-        card: &Card<'_>,
-        to: &[Space],
-        urgent: bool,
-    ) -> Result<Vec<Result<Delivered, Failure>>, Failure> {
-        todo!()
-    }
-    pub async fn update(&self, card_id: &str, params: &BTreeMap<String, String>, urgent: bool) -> Result<(), Failure> {
-        todo!()
-    }
-    pub fn forget_user(&self, user_id: &str) {}
-}
-pub struct Card<'a> {
-    pub out_track_id: &'a str,
-    pub template: &'a str,
-    pub params: &'a BTreeMap<String, String>,
-}
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Space {
-    User(String),
-    Group(String),
-}
-pub struct Delivered {
-    pub carrier_id: String,
-}
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("x")]
-pub struct Failure {
-    pub reason: Reason,
-    pub class: Class,
-    pub detail: String,
-    pub wait: Option<Duration>,
-    pub card_exists: bool,
-    pub splits: bool,
-}
-impl Failure {
-    pub fn new(reason: Reason, class: Class, detail: impl Into<String>) -> Self {
-        Self {
-            reason,
-            class,
-            detail: detail.into(),
-            wait: None,
-            card_exists: false,
-            splits: false,
+    /// A call with the app's token. A refused one is fetched anew once; refused again, it holds the app.
+    async fn authorised(&self, endpoint: Endpoint, request: Request<'_>) -> Result<Map<String, Value>, Failure> {
+        let token = self.tokens.get(&self.calls, request.urgent).await?;
+        let again = Request {
+            token: Some(token.expose()),
+            ..request
+        };
+        let answer = self.calls.call(endpoint, &again).await;
+        if !answer.as_ref().is_err_and(|f| f.class == Class::Auth) {
+            return answer;
         }
-    }
-    pub fn remedy(&self) -> &'static str {
-        ""
+        self.tokens.reject(&token);
+        let token = self.tokens.get(&self.calls, request.urgent).await?;
+        let again = Request {
+            token: Some(token.expose()),
+            ..request
+        };
+        self.calls
+            .call(endpoint, &again)
+            .await
+            .map_err(|failure| match failure.class {
+                Class::Auth => {
+                    self.tokens.reject(&token);
+                    Failure {
+                        class: Class::Hold,
+                        reason: Reason::TokenRejected,
+                        ..failure
+                    }
+                }
+                _ => failure,
+            })
     }
 }
