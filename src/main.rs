@@ -1,2 +1,7 @@
 //! Parse, run the verb, exit with its code.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dingcard::cli::main()
+}

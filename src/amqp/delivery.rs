@@ -1,0 +1,170 @@
+//! One arrival of a message, to be settled exactly once.
+//!
+//! Separate so that settling consumes the value: settling twice does not compile. It knows the message's properties and
+//! never looks into its body.
+
+use jiff::Timestamp;
+use lapin::BasicProperties;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::types::ShortString;
+use tokio_util::sync::CancellationToken;
+
+use super::headers::{Headers, delivery_count};
+use crate::config::DEFAULT_APP;
+
+/// A queue where jobs arrive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Queue {
+    /// An app's jobs.
+    Jobs(String),
+    /// An app's urgent jobs.
+    Urgent(String),
+    /// Messages that may be killing workers, of any app, one at a time.
+    Suspect,
+}
+
+impl Queue {
+    /// The app of the queue; of the suspect queue the default app, for messages that do not say where they come from.
+    #[must_use]
+    pub fn app(&self) -> &str {
+        match self {
+            Self::Jobs(app) | Self::Urgent(app) => app,
+            Self::Suspect => DEFAULT_APP,
+        }
+    }
+
+    /// The queue of the same kind of another app.
+    #[must_use]
+    pub fn of_app(&self, app: &str) -> Self {
+        match self {
+            Self::Urgent(_) => Self::Urgent(app.to_owned()),
+            Self::Jobs(_) | Self::Suspect => Self::Jobs(app.to_owned()),
+        }
+    }
+
+    /// Whether its jobs go before others.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        matches!(self, Self::Urgent(_))
+    }
+}
+
+/// How settling ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Handed to the broker.
+    Done,
+    /// The session had ended: the broker will deliver the message again.
+    Lost,
+}
+
+/// A message that the broker waits to hear of.
+#[derive(Debug)]
+pub struct Delivery {
+    message: lapin::message::Delivery,
+    arrived_by: Queue,
+    session: CancellationToken,
+    first_seen: Timestamp,
+    headers: Headers,
+}
+
+impl Delivery {
+    pub(super) fn new(message: lapin::message::Delivery, arrived_by: Queue, session: CancellationToken) -> Self {
+        let headers = Headers::read(&message.properties);
+        let first_seen = headers.first_seen.unwrap_or_else(Timestamp::now);
+        Self {
+            message,
+            arrived_by,
+            session,
+            first_seen,
+            headers,
+        }
+    }
+
+    /// The body, as the producer wrote it.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.message.data
+    }
+
+    /// AMQP's properties.
+    #[must_use]
+    pub fn properties(&self) -> &BasicProperties {
+        &self.message.properties
+    }
+
+    /// AMQP's `message_id`.
+    #[must_use]
+    pub fn message_id(&self) -> Option<&str> {
+        self.message.properties.message_id().as_ref().map(ShortString::as_str)
+    }
+
+    /// dingcard's own headers.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// The queue that it arrived by.
+    #[must_use]
+    pub fn arrived_by(&self) -> &Queue {
+        &self.arrived_by
+    }
+
+    /// When a worker first had this job.
+    #[must_use]
+    pub fn first_seen(&self) -> Timestamp {
+        self.first_seen
+    }
+
+    /// Whether no worker had this message before: not redelivered, and not handed over by one.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        !self.message.redelivered && self.headers.first_seen.is_none()
+    }
+
+    /// Whether the broker gave this very message to a worker before, which did not settle it.
+    #[must_use]
+    pub fn is_redelivered(&self) -> bool {
+        self.message.redelivered
+    }
+
+    /// How often the broker gave it to a worker that did not settle it.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        delivery_count(&self.message.properties)
+    }
+
+    /// Ends when the session that brought the message has ended: from then on nothing can be settled.
+    pub(super) async fn session_ended(&self) {
+        self.session.cancelled().await;
+    }
+
+    /// Settles it: the broker forgets the message.
+    pub async fn ack(self) -> Settled {
+        settled(&self.message.acker.ack(BasicAckOptions::default()).await)
+    }
+
+    /// Gives it back: the broker delivers it again, and counts that.
+    pub async fn give_back(self) -> Settled {
+        settled(
+            &self
+                .message
+                .acker
+                .nack(BasicNackOptions {
+                    requeue: true,
+                    ..BasicNackOptions::default()
+                })
+                .await,
+        )
+    }
+}
+
+/// lapin says `Ok(false)` where the channel had gone.
+fn settled(answer: &lapin::Result<bool>) -> Settled {
+    if matches!(answer, Ok(true)) {
+        Settled::Done
+    } else {
+        Settled::Lost
+    }
+}

@@ -1,0 +1,19 @@
+//! The broker: what is in it, how it is reached, and how a message is taken and handed over without being lost.
+//!
+//! Nothing in here decodes a body, and only `publisher` publishes.
+
+mod connection;
+mod consumer;
+mod delay;
+mod delivery;
+mod headers;
+mod publisher;
+mod topology;
+
+pub use self::connection::{Broker, ConnectError, Parts};
+pub use self::consumer::{Pace, Paces};
+pub use self::delay::MAX_DELAY;
+pub use self::delivery::{Delivery, Queue, Settled};
+pub use self::headers::{Headers, published_at};
+pub use self::publisher::{Destination, PublishError, Publisher};
+pub use self::topology::{Names, Topology};

@@ -1,0 +1,120 @@
+//! The verbs: one file each, and the only place that wires the parts together.
+//!
+//! Here errors become one text with a remedy, and a number that scripts can use.
+
+mod publish;
+mod sandbox;
+mod schema;
+mod topology;
+mod worker;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, ConfigError, LogFormat};
+
+/// Exit code of a verb that failed.
+const FAILED: u8 = 1;
+/// Exit code of a configuration that cannot be used.
+const BAD_CONFIGURATION: u8 = 64;
+
+/// Sends DingTalk interactive cards from RabbitMQ jobs.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.")]
+struct Cli {
+    /// The configuration file; ./dingcard.toml if it is there, else the defaults. DINGCARD_SECTION__KEY overrides a key.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Consumes jobs and sends their cards, until SIGTERM.
+    Worker(worker::Args),
+    /// Publishes jobs: one from flags, or many from NDJSON.
+    Publish(Box<publish::Args>),
+    /// Declares the queues and exchanges, or prints their definitions.
+    Topology(topology::Args),
+    /// Prints a JSON Schema.
+    Schema(schema::Args),
+    /// Runs a DingTalk for development and tests, with an inbox page.
+    Sandbox(sandbox::Args),
+}
+
+/// Runs the verb of the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _closed = writeln!(std::io::stderr(), "dingcard: {error:#}");
+            ExitCode::from(if error.is::<ConfigError>() {
+                BAD_CONFIGURATION
+            } else {
+                FAILED
+            })
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Verb::Schema(args) = &cli.verb {
+        return schema::run(args);
+    }
+    let config = load(cli.config)?;
+    // The provider is chosen once for the process: reqwest and lapin are built without one of their own.
+    let _installed_before = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let quiet = matches!(cli.verb, Verb::Publish(_) | Verb::Topology(_));
+    start_log(&config, quiet)?;
+    runtime.block_on(async {
+        match cli.verb {
+            Verb::Worker(args) => worker::run(config, args).await,
+            Verb::Publish(args) => publish::run(&config, *args).await,
+            Verb::Topology(args) => topology::run(&config, &args).await,
+            Verb::Sandbox(args) => sandbox::run(&config, args).await,
+            Verb::Schema(_) => Ok(()),
+        }
+    })
+}
+
+fn load(named: Option<PathBuf>) -> Result<Config, ConfigError> {
+    let beside = || Some(PathBuf::from("dingcard.toml")).filter(|path| path.exists());
+    let env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    Config::load(named.or_else(beside).as_deref(), env)
+}
+
+/// To standard error; a command that is `quiet` tells of trouble alone.
+fn start_log(config: &Config, quiet: bool) -> anyhow::Result<()> {
+    let level = if quiet { "warn" } else { config.log.level.as_str() };
+    let filter = EnvFilter::try_new(level).map_err(|e| ConfigError::single("log.level", &e.to_string()))?;
+    // lapin tells at error level of every lost connection, which the supervisor tells better.
+    let filter = if level.contains("lapin") {
+        filter
+    } else {
+        filter.add_directive("lapin=off".parse()?)
+    };
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour);
+    match config.log.format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// Writes a line to standard output; a reader that has gone away is a failure like any other.
+fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout().lock(), "{line}")
+}

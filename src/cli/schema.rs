@@ -1,0 +1,30 @@
+//! `dingcard schema`: JSON Schemas made from the types themselves.
+
+use clap::ValueEnum;
+
+use super::say;
+use crate::config::Config;
+use crate::job::Job;
+
+/// What to print.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Whose schema.
+    subject: Subject,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Subject {
+    /// A job, as producers publish it.
+    Job,
+    /// The configuration file.
+    Config,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let schema = match args.subject {
+        Subject::Job => Job::schema(),
+        Subject::Config => Config::schema(),
+    };
+    Ok(say(serde_json::to_string_pretty(&schema)?)?)
+}

@@ -1,0 +1,104 @@
+//! `dingcard worker`: the main job.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::TaskTracker;
+
+use crate::admin;
+use crate::amqp::{Broker, Delivery, Parts};
+use crate::config::Config;
+use crate::dingtalk::DingTalk;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+use crate::worker::{Worker, drain};
+
+/// How.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Address of /metrics, /livez and /readyz, instead of `http.listen`.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+}
+
+pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let apps = config.served_apps()?;
+    let metrics = Arc::new(Metrics::new(&apps)?);
+    metrics.prefetch.set(config.amqp.prefetch.into());
+    let health = Arc::new(Health::default());
+    let broker = Broker::new(&config);
+    let dingtalk = DingTalk::new(&config, &metrics)?;
+    let (names, publisher) = (broker.names().clone(), broker.publisher());
+    let worker = Arc::new(Worker::new(
+        config.clone(),
+        names,
+        dingtalk,
+        publisher,
+        metrics.clone(),
+        &health,
+    ));
+
+    let shutdown = Shutdown::new();
+    let address = args.listen.unwrap_or(config.http.listen);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("http.listen: {address}"))?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), worker = config.worker_name(), ?apps,
+        metrics = %format!("http://{}/metrics", listener.local_addr()?), "dingcard worker");
+    let serving = tokio::spawn(admin::serve(
+        listener,
+        metrics.clone(),
+        health.clone(),
+        shutdown.clone(),
+    ));
+    tokio::spawn(stop_on_signal(shutdown.clone()));
+
+    let jobs = TaskTracker::new();
+    let parts = Parts {
+        metrics,
+        health: health.clone(),
+        paces: Arc::new(worker.paces()),
+    };
+    let on_delivery = |delivery: Delivery| {
+        let (worker, shutdown) = (worker.clone(), shutdown.clone());
+        jobs.spawn(async move { worker.work(delivery, &shutdown).await });
+    };
+    let stop = async {
+        shutdown.draining().await;
+        health.draining();
+        tracing::info!(in_work = jobs.len(), grace = ?config.shutdown_grace, "draining: nothing more is taken");
+        drain(&jobs, config.shutdown_grace, &shutdown).await
+    };
+    let (left, ()) = tokio::join!(stop, broker.run(&parts, &shutdown, on_delivery));
+    serving.await?.context("serve /metrics")?;
+    tracing::info!(in_work = left.begun_with, given_back = left.given_back, "stopped");
+    Ok(())
+}
+
+/// Drains at the first signal, exits at the second.
+async fn stop_on_signal(shutdown: Shutdown) {
+    interrupted().await;
+    shutdown.drain();
+    interrupted().await;
+    tracing::warn!("a second signal: exit at once; the broker delivers again what was in work");
+    std::process::exit(1);
+}
+
+/// Ends with the next SIGTERM or SIGINT.
+pub(super) async fn interrupted() {
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => signal.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = wait(SignalKind::terminate()) => {}
+        _ = wait(SignalKind::interrupt()) => {}
+    }
+}

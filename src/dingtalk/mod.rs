@@ -1,0 +1,106 @@
+//! DingTalk: tokens, user IDs, cards, and what its answers mean.
+//!
+//! Every call is a single shot, but that a refused token is fetched anew once: whether and when to try again is the
+//! worker's business. Nothing in here knows a job or the broker.
+
+mod cards;
+mod client;
+mod error;
+mod token;
+mod users;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+pub use self::cards::{Card, Delivered, Space};
+use self::client::{Calls, Endpoint, Http, Request};
+pub use self::error::Failure;
+use self::token::Tokens;
+use self::users::Nobody;
+use crate::cache::Users;
+use crate::config::{self, Config};
+use crate::metrics::Metrics;
+use crate::outcome::{Class, Reason};
+
+/// All apps that this process serves.
+pub struct DingTalk {
+    apps: HashMap<String, App>,
+}
+
+/// One DingTalk application.
+pub struct App {
+    settings: config::App,
+    calls: Calls,
+    tokens: Tokens,
+    users: Users<Nobody>,
+}
+
+impl DingTalk {
+    /// The apps that have credentials, on one HTTP client.
+    ///
+    /// # Errors
+    /// Where the HTTP client cannot be built.
+    pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, Failure> {
+        let http = Arc::new(Http::new(&config.dingtalk, metrics)?);
+        let app = |(name, settings): (&String, &config::App)| {
+            let app = App {
+                settings: settings.clone(),
+                calls: Calls::new(name, settings, &http),
+                tokens: Tokens::new(name, settings, metrics),
+                users: Users::new(&config.users, metrics),
+            };
+            (name.clone(), app)
+        };
+        Ok(Self {
+            apps: config
+                .apps
+                .iter()
+                .filter(|(_, app)| app.is_complete())
+                .map(app)
+                .collect(),
+        })
+    }
+
+    /// The app of this name, if it has credentials.
+    #[must_use]
+    pub fn app(&self, name: &str) -> Option<&App> {
+        self.apps.get(name)
+    }
+}
+
+impl App {
+    /// A call with the app's token. A refused one is fetched anew once; refused again, it holds the app.
+    async fn authorised(&self, endpoint: Endpoint, request: Request<'_>) -> Result<Map<String, Value>, Failure> {
+        let token = self.tokens.get(&self.calls, request.urgent).await?;
+        let again = Request {
+            token: Some(token.expose()),
+            ..request
+        };
+        let answer = self.calls.call(endpoint, &again).await;
+        if !answer.as_ref().is_err_and(|f| f.class == Class::Auth) {
+            return answer;
+        }
+        self.tokens.reject(&token);
+        let token = self.tokens.get(&self.calls, request.urgent).await?;
+        let again = Request {
+            token: Some(token.expose()),
+            ..request
+        };
+        self.calls
+            .call(endpoint, &again)
+            .await
+            .map_err(|failure| match failure.class {
+                Class::Auth => {
+                    self.tokens.reject(&token);
+                    Failure {
+                        class: Class::Hold,
+                        reason: Reason::TokenRejected,
+                        ..failure
+                    }
+                }
+                _ => failure,
+            })
+    }
+}

@@ -1,0 +1,200 @@
+//! What a call gets back, in the dialects of both API families (dingtalk-api.md §1).
+//!
+//! Both families are printed in one place so that an endpoint says only what is wrong and cannot mix the two up:
+//! the legacy one fails with HTTP 200 and `errcode`, the new one with a 4xx or 5xx and `code`. This file decides
+//! nothing; it also knows the answers that are no answer of an API at all (a page, broken JSON, a cut line).
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{Response, StatusCode, header};
+use futures_util::stream::{self, Stream, StreamExt};
+use serde_json::{Value, json};
+
+const JSON: &str = "application/json;charset=UTF-8";
+const BAN_PAGE: &str = "<!doctype html><html><head><title>访问被拒绝</title></head>\
+    <body><h1>Access denied</h1><p>Too many requests from this address.</p></body></html>";
+
+/// An answer, before it is a response. `result` is the word it is counted under: `ok`, or its code.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    status: u16,
+    result: Cow<'static, str>,
+    retry_after: Option<u64>,
+    content: Content,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Json(Value),
+    Page,
+    Nothing,
+    Garbage,
+    Padding(usize),
+    Cut,
+}
+
+impl Answer {
+    /// HTTP 200 with the documented body.
+    pub(super) fn ok(body: Value) -> Self {
+        Self::raw(200, "ok", Content::Json(body))
+    }
+
+    /// A failure of the new family, HTTP 400.
+    pub(super) fn refused(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self::refused_with(400, code, message)
+    }
+
+    /// A failure of the new family under another status.
+    pub(super) fn refused_with(status: u16, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        let code = code.into();
+        let body = json!({"code": code, "message": message.into(), "requestid": request_id()});
+        Self::raw(status, code, Content::Json(body))
+    }
+
+    /// A failure of the legacy family: HTTP 200 and the code as it is.
+    pub(super) fn legacy(errcode: i64, message: impl Into<String>) -> Self {
+        let body = json!({"errcode": errcode, "errmsg": message.into(), "request_id": short_id()});
+        Self::raw(200, errcode.to_string(), Content::Json(body))
+    }
+
+    /// A failure of the legacy family's gateway: the real code is the string `sub_code` under `errcode`, which is
+    /// 88 (dingtalk-api.md §1, traps).
+    pub(super) fn wrapped(errcode: i64, sub_code: impl Into<String>, message: impl Into<String>) -> Self {
+        let (sub_code, message) = (sub_code.into(), message.into());
+        let body = json!({
+            "errcode": errcode,
+            "sub_code": sub_code,
+            "sub_msg": message,
+            "errmsg": format!("ding talk error[subcode={sub_code},submsg={message}]"),
+            "request_id": short_id(),
+        });
+        Self::raw(200, sub_code, Content::Json(body))
+    }
+
+    /// Any JSON under any status, counted as `result`.
+    pub(super) fn json(status: u16, result: impl Into<Cow<'static, str>>, body: Value) -> Self {
+        Self::raw(status, result, Content::Json(body))
+    }
+
+    /// A status and no body, as from a proxy in between.
+    pub(super) fn bare(status: u16) -> Self {
+        Self::raw(status, status.to_string(), Content::Nothing)
+    }
+
+    /// The HTML page of a ban (dingtalk-api.md §7).
+    pub(super) fn page(status: u16) -> Self {
+        Self::raw(status, "html", Content::Page)
+    }
+
+    /// HTTP 200 and JSON that breaks off.
+    pub(super) fn garbage() -> Self {
+        Self::raw(200, "garbage", Content::Garbage)
+    }
+
+    /// HTTP 200 and about `bytes` bytes of JSON that says nothing.
+    pub(super) fn padding(bytes: usize) -> Self {
+        Self::raw(200, "big_body", Content::Padding(bytes))
+    }
+
+    /// No answer: the connection closes.
+    pub(super) fn cut(result: &'static str) -> Self {
+        Self::raw(200, result, Content::Cut)
+    }
+
+    /// The same under another status.
+    pub(super) fn with_status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The same with a `Retry-After` header, in seconds.
+    pub(super) fn retry_after(mut self, seconds: Option<u64>) -> Self {
+        self.retry_after = seconds;
+        self
+    }
+
+    /// The word that it is counted under.
+    pub(super) fn result(&self) -> &str {
+        &self.result
+    }
+
+    /// Whether the connection is to be cut instead of answered.
+    pub(super) fn is_cut(&self) -> bool {
+        matches!(self.content, Content::Cut)
+    }
+
+    fn raw(status: u16, result: impl Into<Cow<'static, str>>, content: Content) -> Self {
+        Self {
+            status,
+            result: result.into(),
+            retry_after: None,
+            content,
+        }
+    }
+
+    /// The response; `slow` is how long its body stops half-way.
+    pub(super) fn into_response(self, slow: Duration) -> Response<Body> {
+        let (kind, body) = match self.content {
+            Content::Json(value) => (JSON, whole_or_halved(value.to_string(), slow)),
+            Content::Page => ("text/html;charset=UTF-8", Body::from(BAN_PAGE)),
+            Content::Garbage => (JSON, Body::from(r#"{"success":tr"#)),
+            Content::Padding(bytes) => (JSON, Body::from_stream(padding(bytes))),
+            Content::Nothing | Content::Cut => ("text/plain", Body::empty()),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+/// An ID as the new family prints them.
+fn request_id() -> String {
+    let mut id = uuid::Uuid::new_v4().to_string();
+    id.make_ascii_uppercase();
+    id
+}
+
+/// What a read list is asked by: `carrierId`, `processQueryKey`.
+pub(super) fn carrier_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// An ID as the legacy family prints them.
+pub(super) fn short_id() -> String {
+    let mut id = uuid::Uuid::new_v4().simple().to_string();
+    id.truncate(13);
+    id
+}
+
+fn whole_or_halved(text: String, slow: Duration) -> Body {
+    if slow.is_zero() {
+        return Body::from(text);
+    }
+    let text = Bytes::from(text);
+    let (first, second) = (text.slice(..text.len() / 2), text.slice(text.len() / 2..));
+    let first = stream::once(async move { Ok::<_, Infallible>(first) });
+    let second = stream::once(async move {
+        tokio::time::sleep(slow).await;
+        Ok(second)
+    });
+    Body::from_stream(first.chain(second))
+}
+
+/// Made piece by piece, so that a body of a gigabyte costs the client memory and not the sandbox.
+fn padding(bytes: usize) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    static PIECE: &[u8] = &[b'x'; 64 * 1024];
+    let pieces = stream::unfold(bytes, |left| async move {
+        let size = left.min(PIECE.len());
+        (size > 0).then(|| (Ok(Bytes::from_static(&PIECE[..size])), left - size))
+    });
+    let edge = |text: &'static str| stream::once(async move { Ok(Bytes::from_static(text.as_bytes())) });
+    edge(r#"{"padding":""#).chain(pieces).chain(edge(r#""}"#))
+}

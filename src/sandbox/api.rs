@@ -1,0 +1,273 @@
+//! The gateway: what every call passes before an endpoint sees it, in DingTalk's order.
+//!
+//! Faults, tokens, the limit of calls a second and the count are the same for all endpoints, so they are here, in
+//! one function that reads top to bottom, and an endpoint holds only its own rules. It knows no field of a card.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, Method, Response, header};
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::connection::Switch;
+use super::faults::Plan;
+use super::{World, form, held, instances, interactive, oapi, open_api};
+
+/// Far above the 100 KB that any field may hold.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// What DingTalk offers, as far as it is played here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Endpoint {
+    GetToken,
+    GetByMobile,
+    AccessToken,
+    Send,
+    UpdateSent,
+    CreateAndDeliver,
+    Create,
+    Spaces,
+    Deliver,
+    Update,
+    Unknown,
+}
+
+impl Endpoint {
+    pub(super) const ALL: [Self; 11] = [
+        Self::GetToken,
+        Self::GetByMobile,
+        Self::AccessToken,
+        Self::Send,
+        Self::UpdateSent,
+        Self::CreateAndDeliver,
+        Self::Create,
+        Self::Spaces,
+        Self::Deliver,
+        Self::Update,
+        Self::Unknown,
+    ];
+
+    /// The name in `/sandbox/calls` and `/sandbox/faults`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::GetToken => "gettoken",
+            Self::GetByMobile => "getbymobile",
+            Self::AccessToken => "accessToken",
+            Self::Send => "interactiveCards.send",
+            Self::UpdateSent => "interactiveCards.update",
+            Self::CreateAndDeliver => "createAndDeliver",
+            Self::Create => "create",
+            Self::Spaces => "spaces",
+            Self::Deliver => "deliver",
+            Self::Update => "update",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    fn at(method: &Method, path: &str) -> Self {
+        match (method.as_str(), path) {
+            ("GET", "/gettoken") => Self::GetToken,
+            ("POST", "/topapi/v2/user/getbymobile") => Self::GetByMobile,
+            ("POST", "/v1.0/oauth2/accessToken") => Self::AccessToken,
+            ("POST", "/v1.0/im/interactiveCards/send") => Self::Send,
+            ("PUT", "/v1.0/im/interactiveCards") => Self::UpdateSent,
+            ("POST", "/v1.0/card/instances/createAndDeliver") => Self::CreateAndDeliver,
+            ("POST", "/v1.0/card/instances") => Self::Create,
+            ("PUT", "/v1.0/card/instances/spaces") => Self::Spaces,
+            ("POST", "/v1.0/card/instances/deliver") => Self::Deliver,
+            ("PUT", "/v1.0/card/instances") => Self::Update,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn is_legacy(self) -> bool {
+        matches!(self, Self::GetToken | Self::GetByMobile)
+    }
+}
+
+/// A call, read whole.
+pub(super) struct Call {
+    pub(super) endpoint: Endpoint,
+    pub(super) path: String,
+    pub(super) query: HashMap<String, String>,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// Answers a call to either family, or to no endpoint at all.
+pub(super) async fn take(
+    State(world): State<Arc<World>>,
+    ConnectInfo(switch): ConnectInfo<Switch>,
+    request: Request,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, MAX_BODY).await else {
+        return Answer::bare(413).into_response(std::time::Duration::ZERO);
+    };
+    let call = Call {
+        endpoint: Endpoint::at(&parts.method, parts.uri.path()),
+        path: parts.uri.path().to_owned(),
+        query: form::fields(parts.uri.query().unwrap_or_default()),
+        headers: parts.headers,
+        body,
+    };
+    let caller = call.caller(&world);
+    let plan = held(&world.faults).plan(call.endpoint, caller.as_deref());
+    if !plan.wait.is_zero() {
+        tokio::time::sleep(plan.wait).await;
+    }
+    if plan.expire && caller.is_some() {
+        world.directory.expire(caller.as_deref());
+    }
+    let answer = match &plan.answer {
+        None => call.answer(&world, &plan),
+        Some(ordered) => {
+            if plan.taken {
+                call.answer(&world, &plan);
+            }
+            ordered.clone()
+        }
+    };
+    held(&world.calls).add(caller.as_deref(), call.endpoint.name(), answer.result());
+    if answer.is_cut() {
+        switch.cut();
+    }
+    answer.into_response(plan.slow)
+}
+
+impl Call {
+    /// The token that the call carries, where its family looks for it: the legacy one in the query or a form field,
+    /// the new one in its own header and nowhere else (dingtalk-api.md §1).
+    fn token(&self) -> Option<String> {
+        if !self.endpoint.is_legacy() {
+            let token = self.headers.get("x-acs-dingtalk-access-token")?;
+            return token.to_str().ok().map(str::to_owned);
+        }
+        let in_form = || self.is_form().then(|| self.form().remove("access_token")).flatten();
+        self.query.get("access_token").cloned().or_else(in_form)
+    }
+
+    /// The app that calls, as far as the call tells: by its token, or by the key that it asks a token with.
+    fn caller(&self, world: &World) -> Option<String> {
+        match self.endpoint {
+            Endpoint::GetToken => self
+                .query
+                .get("appkey")
+                .filter(|key| world.directory.has_app(key))
+                .cloned(),
+            Endpoint::AccessToken => {
+                let body: Value = serde_json::from_slice(&self.body).ok()?;
+                body["appKey"]
+                    .as_str()
+                    .filter(|key| world.directory.has_app(key))
+                    .map(str::to_owned)
+            }
+            _ => world.directory.app_of(&self.token()?),
+        }
+    }
+
+    /// The true answer.
+    fn answer(&self, world: &World, plan: &Plan) -> Answer {
+        let answer = match self.endpoint {
+            Endpoint::Unknown => Err(self.no_such_path()),
+            Endpoint::GetToken | Endpoint::AccessToken => self.give_token(world, plan),
+            endpoint => self.signed_in(world).and_then(|app| {
+                self.admitted(world, &app, plan)?;
+                match endpoint {
+                    Endpoint::GetByMobile => oapi::getbymobile(world, self),
+                    Endpoint::Send => interactive::send(world, &app, self),
+                    Endpoint::UpdateSent => interactive::update(world, self),
+                    Endpoint::CreateAndDeliver => instances::create_and_deliver(world, &app, self, plan),
+                    Endpoint::Create => instances::create(world, &app, self),
+                    Endpoint::Spaces => instances::spaces(world, self),
+                    Endpoint::Deliver => instances::deliver(world, &app, self, plan),
+                    _ => instances::update(world, self),
+                }
+            }),
+        };
+        answer.unwrap_or_else(|refusal| refusal)
+    }
+
+    /// Whoever asks with an unknown key is not counted: there is no app whose limit it could be.
+    fn give_token(&self, world: &World, plan: &Plan) -> Result<Answer, Answer> {
+        if let Some(app) = self.caller(world) {
+            self.admitted(world, &app, plan)?;
+        }
+        match self.endpoint {
+            Endpoint::GetToken => oapi::gettoken(world, self),
+            _ => open_api::access_token(world, self),
+        }
+    }
+
+    /// The app of the call's token (dingtalk-api.md §2.4).
+    fn signed_in(&self, world: &World) -> Result<String, Answer> {
+        let token = self.token().unwrap_or_default();
+        let refusal = match (token.is_empty(), self.endpoint.is_legacy()) {
+            (true, true) => Answer::wrapped(88, "40000", "access_token is blank"),
+            (true, false) => Answer::refused(
+                "AuthenticationFailed.MissingParameter",
+                "the header x-acs-dingtalk-access-token is missing",
+            ),
+            (false, true) => Answer::wrapped(88, "40014", "不合法的access_token"),
+            (false, false) => Answer::refused("InvalidAuthentication", "不合法的access_token"),
+        };
+        world.directory.app_of(&token).ok_or(refusal)
+    }
+
+    /// So many calls a second for each app and API (dingtalk-api.md §7).
+    fn admitted(&self, world: &World, app: &str, plan: &Plan) -> Result<(), Answer> {
+        let rate = plan.rate.unwrap_or(world.rate_per_second);
+        if held(&world.throttle).admits(app, self.endpoint, rate, Instant::now()) {
+            return Ok(());
+        }
+        let message = format!(
+            "请求过于频繁,应用 {app} 调用接口 {} 的限制将在 {} 结束.",
+            self.path,
+            next_second()
+        );
+        Err(if self.endpoint.is_legacy() {
+            Answer::wrapped(88, "90018", message)
+        } else {
+            Answer::refused_with(403, "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi", message)
+        })
+    }
+
+    /// HTTP 200 all the same (dingtalk-api.md §1); the legacy family names a missing method 22 (§3).
+    fn no_such_path(&self) -> Answer {
+        if self.path.starts_with("/topapi/") {
+            return Answer::legacy(22, "不存在的方法名");
+        }
+        Answer::json(200, "404", json!({"errcode": 404, "errmsg": "请求的URI地址不存在"}))
+    }
+
+    /// The body as a form.
+    pub(super) fn form(&self) -> HashMap<String, String> {
+        form::fields(&String::from_utf8_lossy(&self.body))
+    }
+
+    pub(super) fn is_form(&self) -> bool {
+        self.has_content_type("application/x-www-form-urlencoded")
+    }
+
+    pub(super) fn has_content_type(&self, wanted: &str) -> bool {
+        let kind = self
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|kind| kind.to_str().ok());
+        kind.and_then(|kind| kind.split(';').next())
+            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted))
+    }
+}
+
+/// The end of the window, in Beijing time and to the second, as the texts of such refusals print it.
+fn next_second() -> String {
+    let end = jiff::Timestamp::now() + std::time::Duration::from_secs(1);
+    jiff::tz::offset(8)
+        .to_datetime(end)
+        .strftime("%Y-%m-%d %H:%M:%S")
+        .to_string()
+}

@@ -1,0 +1,176 @@
+//! The part that DingTalk has not: the inbox page, and the same for programs under `/sandbox`.
+//!
+//! Reading and resetting what the sandbox saw is kept apart from playing DingTalk, so that no test's question can
+//! change an answer of the API. Errors here are plain: an HTTP status and `{"error": ".."}`.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{Html, IntoResponse};
+use futures_util::stream::{self, Stream, StreamExt};
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::faults::Faults;
+use super::{Event, World, held};
+
+const PAGE: &str = include_str!("inbox.html");
+/// Cards of one answer, unless asked for otherwise, and at most.
+const LIMIT: usize = 50;
+const MAX_LIMIT: usize = 1000;
+/// The page needs nothing but itself, and what a card says must not become code.
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; \
+    img-src data:; base-uri 'none'; form-action 'none'";
+
+type Failure = (StatusCode, Json<Value>);
+
+/// `GET /`
+pub(super) async fn page() -> impl IntoResponse {
+    ([(header::CONTENT_SECURITY_POLICY, POLICY)], Html(PAGE))
+}
+
+/// `GET /sandbox/cards`: newest first, filtered by `recipient` (a space ID or a mobile), `template`, `app` and `q`,
+/// a text that occurs anywhere in the card.
+pub(super) async fn cards(
+    State(world): State<Arc<World>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, Failure> {
+    const KEYS: [&str; 6] = ["limit", "offset", "recipient", "template", "app", "q"];
+    if let Some(key) = query.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        return Err(failure(format!(
+            "unknown parameter `{key}`, there are {}",
+            KEYS.join(", ")
+        )));
+    }
+    let number = |key: &str, absent: usize| match query.get(key) {
+        None => Ok(absent),
+        Some(text) => text
+            .parse()
+            .map_err(|_| failure(format!("{key}: not a whole number of 0 or more"))),
+    };
+    let (limit, offset) = (number("limit", LIMIT)?.min(MAX_LIMIT), number("offset", 0)?);
+    let filter = |key: &str| query.get(key).filter(|value| !value.is_empty());
+    let recipient = filter("recipient").map(|id| (id, world.directory.user_of(id).ok()));
+    let text = filter("q").map(|text| text.to_lowercase());
+
+    let mut cards = held(&world.cards).all();
+    cards.retain(|card| {
+        filter("app").is_none_or(|app| card.app_key == *app)
+            && filter("template").is_none_or(|template| card.template == *template)
+            && recipient
+                .as_ref()
+                .is_none_or(|(id, user)| card.shown_to(id) || user.as_ref().is_some_and(|user| card.shown_to(user)))
+            && text.as_ref().is_none_or(|text| card.mentions(text))
+    });
+    let page: Vec<_> = cards
+        .iter()
+        .skip(offset)
+        .take(limit)
+        .map(|card| card.to_json())
+        .collect();
+    Ok(Json(json!({"total": cards.len(), "cards": page})))
+}
+
+/// `GET /sandbox/cards/{outTrackId}`
+pub(super) async fn card(
+    State(world): State<Arc<World>>,
+    Path(out_track_id): Path<String>,
+) -> Result<Json<Value>, Failure> {
+    let card = held(&world.cards).get(&out_track_id);
+    let missing = || {
+        (
+            StatusCode::NOT_FOUND,
+            Json(json!({"error": format!("no card {out_track_id}")})),
+        )
+    };
+    card.map(|card| Json(card.to_json())).ok_or_else(missing)
+}
+
+/// `DELETE /sandbox/cards`
+pub(super) async fn delete_cards(State(world): State<Arc<World>>) -> Json<Value> {
+    let deleted = held(&world.cards).clear();
+    world.tell(Event::Clear, None);
+    Json(json!({"deleted": deleted}))
+}
+
+/// `GET /sandbox/calls`
+pub(super) async fn calls(State(world): State<Arc<World>>) -> Json<Value> {
+    let (total, rows) = {
+        let calls = held(&world.calls);
+        (calls.total(), calls.rows())
+    };
+    let cards = held(&world.cards);
+    let tally = &cards.tally;
+    let deliveries = json!({"total": tally.total, "recipients": tally.recipients(), "duplicates": tally.duplicates});
+    Json(json!({"total": total, "calls": rows, "deliveries": deliveries}))
+}
+
+/// `DELETE /sandbox/calls`: the counts of calls and of deliveries begin anew.
+pub(super) async fn delete_calls(State(world): State<Arc<World>>) -> Json<Value> {
+    let before = std::mem::take(&mut *held(&world.calls));
+    held(&world.cards).tally = super::cards::Tally::default();
+    Json(json!({"deleted": before.total()}))
+}
+
+/// `GET /sandbox/faults`
+pub(super) async fn faults(State(world): State<Arc<World>>) -> Json<Value> {
+    Json(held(&world.faults).to_json())
+}
+
+/// `PUT /sandbox/faults`: replaces what was there, or nothing where one of them is wrong.
+pub(super) async fn put_faults(State(world): State<Arc<World>>, body: Bytes) -> Result<Json<Value>, Failure> {
+    let input: Value = serde_json::from_slice(&body).map_err(|error| failure(format!("not JSON: {error}")))?;
+    let (faults, ended) = Faults::read(&input, |app| world.directory.has_app(app)).map_err(failure)?;
+    for app in ended {
+        world.directory.expire(app.as_deref());
+    }
+    let printed = faults.to_json();
+    *held(&world.faults) = faults;
+    Ok(Json(printed))
+}
+
+/// `DELETE /sandbox/faults`
+pub(super) async fn delete_faults(State(world): State<Arc<World>>) -> Json<Value> {
+    let mut faults = held(&world.faults);
+    *faults = Faults::default();
+    Json(faults.to_json())
+}
+
+/// `GET /sandbox/directory`: the apps and templates, without secrets.
+pub(super) async fn directory(State(world): State<Arc<World>>) -> Json<Value> {
+    Json(world.directory.to_json())
+}
+
+/// `GET /sandbox/events`: `card` and `update` with the card as `/sandbox/cards` prints it, `clear`, and `lagged`
+/// where events were lost and the reader must load anew. Ends when the sandbox stops.
+pub(super) async fn events(State(world): State<Arc<World>>) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+    let stop = world.stop.clone().cancelled_owned();
+    let events = stream::unfold(world.events.subscribe(), |mut events| async move {
+        let event = match events.recv().await {
+            Ok((event, card)) => {
+                let name = match event {
+                    Event::Card => "card",
+                    Event::Update => "update",
+                    Event::Clear => "clear",
+                };
+                let data = card.map_or_else(|| json!({}), |card| card.to_json());
+                sse::Event::default().event(name).data(data.to_string())
+            }
+            Err(RecvError::Lagged(_)) => sse::Event::default().event("lagged").data("{}"),
+            Err(RecvError::Closed) => return None,
+        };
+        Some((Ok(event), events))
+    });
+    Sse::new(events.take_until(stop)).keep_alive(KeepAlive::default())
+}
+
+fn failure(error: impl Into<String>) -> Failure {
+    let error: String = error.into();
+    (StatusCode::BAD_REQUEST, Json(json!({"error": error})))
+}

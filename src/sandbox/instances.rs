@@ -1,0 +1,195 @@
+//! card/instances: the current card API (dingtalk-api.md §5).
+//!
+//! One file for its five calls because they work on one thing, the instance, and share its rules: an ID makes one
+//! card, a card goes where its models allow, and each delivery has a result of its own. Reading where a card goes
+//! is `spaces`' business.
+
+use serde_json::{Map, Value, json};
+
+use super::answer::{Answer, carrier_id};
+use super::api::Call;
+use super::cards::{Api, Card, Change, Space};
+use super::directory::Standing;
+use super::faults::Plan;
+use super::open_api::{self, MAX_OUT_TRACK_ID, invalid};
+use super::{Event, World, held, spaces};
+
+/// `POST /v1.0/card/instances/createAndDeliver`. A card whose deliveries all fail is made nevertheless.
+pub(super) fn create_and_deliver(world: &World, app_key: &str, call: &Call, plan: &Plan) -> Result<Answer, Answer> {
+    let body = open_api::object(call)?;
+    let card = read_card(world, app_key, &body, call)?;
+    let spaces = spaces::open_space_id(&body)?;
+    spaces::check_models(&body, &spaces, &card.carries)?;
+    let out_track_id = card.out_track_id.clone();
+    let (results, good) = judge(world, app_key, &body, plan, &spaces);
+
+    let mut cards = held(&world.cards);
+    if !cards.create(card) {
+        return Err(already_exists());
+    }
+    let shown = cards.show(&out_track_id, &good);
+    drop(cards);
+    world.tell(Event::Card, shown);
+    Ok(Answer::ok(
+        json!({"success": true, "result": {"outTrackId": out_track_id, "deliverResults": results}}),
+    ))
+}
+
+/// `POST /v1.0/card/instances`.
+pub(super) fn create(world: &World, app_key: &str, call: &Call) -> Result<Answer, Answer> {
+    let body = open_api::object(call)?;
+    let card = read_card(world, app_key, &body, call)?;
+    let out_track_id = card.out_track_id.clone();
+    let mut cards = held(&world.cards);
+    if !cards.create(card) {
+        return Err(already_exists());
+    }
+    let created = cards.get(&out_track_id);
+    drop(cards);
+    world.tell(Event::Card, created);
+    Ok(Answer::ok(json!({"success": true, "result": out_track_id})))
+}
+
+/// `PUT /v1.0/card/instances/spaces`.
+pub(super) fn spaces(world: &World, call: &Call) -> Result<Answer, Answer> {
+    let body = open_api::object(call)?;
+    let out_track_id = out_track_id(&body)?;
+    let carried = spaces::space_models(&body)?;
+    if carried.is_empty() {
+        return Err(Answer::refused("param.openSpaceModelInvalid", "no OpenSpaceModel"));
+    }
+    existing(world, out_track_id)?;
+    held(&world.cards).carry(out_track_id, &carried).ok_or_else(not_exist)?;
+    Ok(Answer::ok(json!({"success": true, "result": true})))
+}
+
+/// `POST /v1.0/card/instances/deliver`. It shows a card again to whoever has it already.
+pub(super) fn deliver(world: &World, app_key: &str, call: &Call, plan: &Plan) -> Result<Answer, Answer> {
+    let body = open_api::object(call)?;
+    let out_track_id = out_track_id(&body)?;
+    open_api::user_id_type(&body)?;
+    let spaces = spaces::open_space_id(&body)?;
+    let card = existing(world, out_track_id)?;
+    spaces::check_models(&body, &spaces, &card.carries)?;
+    let (results, good) = judge(world, app_key, &body, plan, &spaces);
+    let shown = held(&world.cards).show(out_track_id, &good);
+    world.tell(Event::Card, shown);
+    // A list, unlike createAndDeliver's object.
+    Ok(Answer::ok(json!({"success": true, "result": results})))
+}
+
+/// `PUT /v1.0/card/instances`.
+pub(super) fn update(world: &World, call: &Call) -> Result<Answer, Answer> {
+    let body = open_api::object(call)?;
+    let out_track_id = out_track_id(&body)?;
+    let (params, private) = open_api::card_data(&body)?;
+    open_api::user_id_type(&body)?;
+    if params.is_none() && private.is_none() {
+        return Err(Answer::refused(
+            "param.cardDataAndPrivateDataBothEmpty",
+            "cardData and privateData are empty",
+        ));
+    }
+    let options = open_api::optional_object(&body, "cardUpdateOptions")?;
+    let change = Change {
+        params,
+        private,
+        params_by_key: open_api::flag(options, "updateCardDataByKey")?,
+        private_by_key: open_api::flag(options, "updatePrivateDataByKey")?,
+        request: String::from_utf8_lossy(&call.body).into_owned(),
+    };
+    existing(world, out_track_id)?;
+    let updated = held(&world.cards).update(out_track_id, change);
+    world.tell(Event::Update, updated);
+    Ok(Answer::ok(json!({"success": true, "result": true})))
+}
+
+/// The instance that a body describes.
+fn read_card(world: &World, app_key: &str, body: &Map<String, Value>, call: &Call) -> Result<Card, Answer> {
+    let out_track_id = out_track_id(body)?;
+    let template = open_api::text(body, "cardTemplateId", "param.cardTemplateIdEmpty")?;
+    let (params, private) = open_api::card_data(body)?;
+    let params = params.ok_or_else(|| Answer::refused("param.cardPublicDataEmpty", "cardData is empty"))?;
+    open_api::user_id_type(body)?;
+    if open_api::optional_text(body, "userId")?.is_some_and(|user| user.chars().count() > 100) {
+        return Err(invalid("userId has more than 100 characters"));
+    }
+    if !matches!(
+        open_api::optional_text(body, "callbackType")?,
+        None | Some("STREAM" | "HTTP")
+    ) {
+        return Err(invalid("callbackType is neither STREAM nor HTTP"));
+    }
+    let carries = spaces::space_models(body)?;
+    match world.directory.template(template) {
+        Standing::Known => {}
+        Standing::Unknown => return Err(Answer::refused("param.templateNotExist", "模板不存在")),
+        Standing::Disabled => return Err(Answer::refused("param.templateUnpublished", "模板未发布")),
+    }
+    let mut card = Card::new(
+        out_track_id.to_owned(),
+        Api::Instances,
+        app_key.to_owned(),
+        template.to_owned(),
+    );
+    card.params = params;
+    card.private = private.unwrap_or_default();
+    card.carries = carries;
+    card.request = String::from_utf8_lossy(&call.body).into_owned();
+    Ok(card)
+}
+
+fn out_track_id(body: &Map<String, Value>) -> Result<&str, Answer> {
+    let id = open_api::text(body, "outTrackId", "param.outTrackIdEmpty")?;
+    if id.chars().count() > MAX_OUT_TRACK_ID {
+        return Err(invalid(format!(
+            "outTrackId has more than {MAX_OUT_TRACK_ID} characters"
+        )));
+    }
+    Ok(id)
+}
+
+/// The result of each delivery, and the spaces that get the card.
+fn judge(
+    world: &World,
+    app_key: &str,
+    body: &Map<String, Value>,
+    plan: &Plan,
+    spaces: &[Space],
+) -> (Vec<Value>, Vec<Space>) {
+    let mut good = Vec::new();
+    let result = |space: &Space| {
+        let ordered = plan
+            .failing
+            .iter()
+            .find(|(only, _)| only.as_deref().is_none_or(|only| only == space.id));
+        let refusal = match ordered {
+            Some((_, message)) => Some(message.as_str()),
+            None => spaces::refusal(world, app_key, body, space),
+        };
+        if refusal.is_none() {
+            good.push(space.clone());
+        }
+        json!({
+            "spaceType": space.kind.name(),
+            "spaceId": space.id,
+            "success": refusal.is_none(),
+            "carrierId": if refusal.is_none() { carrier_id() } else { String::new() },
+            "errorMsg": refusal.unwrap_or_default(),
+        })
+    };
+    (spaces.iter().map(result).collect(), good)
+}
+
+fn existing(world: &World, out_track_id: &str) -> Result<std::sync::Arc<Card>, Answer> {
+    let card = held(&world.cards).get(out_track_id);
+    card.filter(|card| card.api == Api::Instances).ok_or_else(not_exist)
+}
+
+fn not_exist() -> Answer {
+    Answer::refused("param.cardNotExist", "卡片不存在")
+}
+
+fn already_exists() -> Answer {
+    Answer::refused("param.cardAlreadyExist", "卡片已存在")
+}

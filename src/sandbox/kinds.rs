@@ -1,0 +1,216 @@
+//! The kinds of fault, and what each does to a call.
+//!
+//! Apart from `faults`, which decides whether a call is struck: to teach the sandbox a new kind of trouble, this is
+//! the file. It writes into a plan and carries nothing out.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::answer::Answer;
+use super::faults::Plan;
+
+/// What happens. `taken`: the call is carried out first, so only its answer is lost.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Kind {
+    /// A failure of either family; see [`ErrorSpec`].
+    Error(ErrorSpec),
+    /// Every call takes this much longer.
+    Latency { ms: u64 },
+    /// The limit is off, or on with another rate.
+    Throttle { on: bool, per_second: Option<u32> },
+    /// Tokens end: at once without `next` and `probability`, else when a call is struck.
+    ExpireTokens {},
+    /// The ban of an egress address, as JSON.
+    IpBan { status: Option<u16> },
+    /// The connection closes; the call was not carried out.
+    DropConnection {},
+    /// The connection closes; the call was carried out.
+    LoseAnswer {},
+    /// The ban of an egress address, as a page.
+    Html { status: Option<u16> },
+    /// HTTP 200 with JSON that breaks off.
+    Garbage {
+        #[serde(default)]
+        taken: bool,
+    },
+    /// HTTP 200 with a body of that size.
+    BigBody { bytes: usize },
+    /// The true answer, whose body stops half-way for this long.
+    SlowBody { ms: u64 },
+    /// HTTP 200, but the deliveries in it failed: all, or those to one space.
+    FailDelivery { message: String, space_id: Option<String> },
+}
+
+/// Any row of dingtalk-api.md: legacy by `errcode` (and `sub_code`), new by `status` and `code`, anything else by
+/// `body`; a status alone is answered without a body.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ErrorSpec {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    legacy: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errcode: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub_code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+    taken: bool,
+}
+
+impl Kind {
+    /// Refuses what makes no sense; `for_some`: it is not for every call.
+    pub(super) fn check(&self, for_some: bool) -> Result<(), String> {
+        let status = match self {
+            Self::Error(spec) => {
+                spec.check()?;
+                spec.status
+            }
+            Self::IpBan { status } | Self::Html { status } => *status,
+            Self::Throttle {
+                on: false,
+                per_second: Some(_),
+            } => {
+                return Err("per_second: a throttle that is off has no rate".to_owned());
+            }
+            Self::Throttle { .. } if for_some => {
+                return Err("a throttle is on or off, it takes neither `next` nor `probability`".to_owned());
+            }
+            _ => None,
+        };
+        match status {
+            Some(status) if !(200..=599).contains(&status) => Err("status: not between 200 and 599".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it stands in for the true answer.
+    pub(super) fn answers(&self) -> bool {
+        match self {
+            Self::Error(_)
+            | Self::IpBan { .. }
+            | Self::DropConnection {}
+            | Self::LoseAnswer {}
+            | Self::Html { .. }
+            | Self::Garbage { .. }
+            | Self::BigBody { .. } => true,
+            Self::Latency { .. }
+            | Self::Throttle { .. }
+            | Self::ExpireTokens {}
+            | Self::SlowBody { .. }
+            | Self::FailDelivery { .. } => false,
+        }
+    }
+
+    /// Writes what it does into the plan of a call.
+    pub(super) fn strike(&self, plan: &mut Plan) {
+        let answer = match self {
+            Self::Latency { ms } => return plan.wait += Duration::from_millis(*ms),
+            Self::SlowBody { ms } => return plan.slow += Duration::from_millis(*ms),
+            Self::Throttle { on: false, .. } => return plan.rate = Some(0),
+            Self::Throttle { on: true, per_second } => return plan.rate = per_second.or(plan.rate),
+            Self::ExpireTokens {} => return plan.expire = true,
+            Self::FailDelivery { message, space_id } => {
+                return plan.failing.push((space_id.clone(), message.clone()));
+            }
+            Self::Error(spec) => spec.answer(),
+            // Neither shape's HTTP status is known (dingtalk-api.md §1); 200 is the one that a careless client
+            // takes for success.
+            Self::IpBan { status } => Answer::json(
+                status.unwrap_or(200),
+                "ip_ban",
+                json!({"status": 1111, "wait": 5, "punish": "deny"}),
+            ),
+            Self::Html { status } => Answer::page(status.unwrap_or(200)),
+            Self::DropConnection {} => Answer::cut("drop_connection"),
+            Self::LoseAnswer {} => Answer::cut("lose_answer"),
+            Self::Garbage { .. } => Answer::garbage(),
+            Self::BigBody { bytes } => Answer::padding(*bytes),
+        };
+        plan.answer = Some(answer);
+        plan.taken = match self {
+            Self::Error(spec) => spec.taken,
+            Self::Garbage { taken } => *taken,
+            Self::LoseAnswer {} => true,
+            _ => false,
+        };
+    }
+}
+
+impl ErrorSpec {
+    fn check(&self) -> Result<(), String> {
+        let says = |text: &str| Err(text.to_owned());
+        match self {
+            Self {
+                legacy: Some(true),
+                errcode: None,
+                ..
+            } => says("errcode: a legacy error needs one"),
+            Self {
+                legacy: Some(false),
+                errcode: Some(_),
+                ..
+            } => says("errcode: only a legacy error has one"),
+            Self {
+                errcode: None,
+                sub_code: Some(_),
+                ..
+            } => says("sub_code: goes with an errcode"),
+            Self {
+                errcode: Some(_),
+                code: Some(_),
+                ..
+            } => says("code: a legacy error has an errcode instead"),
+            Self {
+                body: Some(_),
+                code,
+                errcode,
+                ..
+            } if code.is_some() || errcode.is_some() => says("body: stands instead of code and errcode"),
+            Self {
+                status: None,
+                code: None,
+                errcode: None,
+                body: None,
+                ..
+            } => says("an error needs a status, a code, an errcode or a body"),
+            _ => Ok(()),
+        }
+    }
+
+    fn answer(&self) -> Answer {
+        let message = || {
+            self.message
+                .clone()
+                .unwrap_or_else(|| "ordered by /sandbox/faults".to_owned())
+        };
+        let answer = match self {
+            Self { body: Some(body), .. } => Answer::json(self.status.unwrap_or(200), "fault", body.clone()),
+            Self {
+                errcode: Some(code),
+                sub_code: Some(sub),
+                ..
+            } => Answer::wrapped(*code, sub.clone(), message()),
+            Self {
+                errcode: Some(code), ..
+            } => Answer::legacy(*code, message()),
+            Self { code: Some(code), .. } => Answer::refused_with(self.status.unwrap_or(400), code.clone(), message()),
+            Self { status, .. } => Answer::bare(status.unwrap_or(500)),
+        };
+        match self.status {
+            Some(status) => answer.with_status(status),
+            None => answer,
+        }
+        .retry_after(self.retry_after)
+    }
+}

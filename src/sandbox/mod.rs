@@ -1,0 +1,123 @@
+//! A DingTalk for development and tests.
+//!
+//! It answers as dingtalk-api.md says DingTalk answers, shows on a page what it was sent, and goes wrong on order.
+//! It shares no type of a request or an answer with the client of this package: the two meet over HTTP alone, so
+//! that one misreading cannot pass on both sides. It depends on the settings and on nothing else here.
+//!
+//! A call goes `api` (faults, token, limit) → `oapi`, `open_api`, `interactive`, `instances` (the endpoints' own
+//! rules) → `directory` (who is known) and `cards` (what was sent). `inbox` is the part that DingTalk has not.
+
+mod answer;
+mod api;
+mod calls;
+mod cards;
+mod connection;
+mod directory;
+mod faults;
+mod form;
+mod inbox;
+mod instances;
+mod interactive;
+mod kinds;
+mod oapi;
+mod open_api;
+mod spaces;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::needless_pass_by_value)]
+mod testing;
+mod throttle;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Sandbox;
+
+/// How long calls that are under way may take once it is told to stop.
+const GRACE: Duration = Duration::from_secs(2);
+/// Events that a slow page may lag behind before it is told to load anew.
+const EVENTS: usize = 1024;
+
+/// Everything that the sandbox knows. Each lock is held for a few lines and never across an await.
+struct World {
+    directory: directory::Directory,
+    rate_per_second: u32,
+    throttle: Mutex<throttle::Throttle>,
+    cards: Mutex<cards::Cards>,
+    calls: Mutex<calls::Calls>,
+    faults: Mutex<faults::Faults>,
+    events: broadcast::Sender<(Event, Option<Arc<cards::Card>>)>,
+    stop: CancellationToken,
+}
+
+/// What a page is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// A card was made, or shown once more.
+    Card,
+    /// A card was changed.
+    Update,
+    /// All cards were deleted.
+    Clear,
+}
+
+/// Serves the sandbox until `stop`, and for at most two seconds more.
+pub async fn serve(listener: TcpListener, settings: &Sandbox, stop: CancellationToken) -> std::io::Result<()> {
+    let world = Arc::new(World {
+        directory: directory::Directory::new(settings),
+        rate_per_second: settings.rate_per_second,
+        throttle: Mutex::default(),
+        cards: Mutex::new(cards::Cards::new(settings.keep)),
+        calls: Mutex::default(),
+        faults: Mutex::default(),
+        events: broadcast::Sender::new(EVENTS),
+        stop: stop.clone(),
+    });
+    let service = router(world).into_make_service_with_connect_info::<connection::Switch>();
+    let server =
+        axum::serve(connection::Door(listener), service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let give_up = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        done = server.into_future() => done,
+        () = give_up => Ok(()),
+    }
+}
+
+fn router(world: Arc<World>) -> Router {
+    Router::new()
+        .route("/", get(inbox::page))
+        .route("/sandbox/cards", get(inbox::cards).delete(inbox::delete_cards))
+        .route("/sandbox/cards/{out_track_id}", get(inbox::card))
+        .route("/sandbox/calls", get(inbox::calls).delete(inbox::delete_calls))
+        .route(
+            "/sandbox/faults",
+            get(inbox::faults).put(inbox::put_faults).delete(inbox::delete_faults),
+        )
+        .route("/sandbox/directory", get(inbox::directory))
+        .route("/sandbox/events", get(inbox::events))
+        .fallback(api::take)
+        .with_state(world)
+}
+
+impl World {
+    /// Tells every open page. A card that was forgotten meanwhile is no news.
+    fn tell(&self, event: Event, card: Option<Arc<cards::Card>>) {
+        if self.events.receiver_count() > 0 && (card.is_some() || event == Event::Clear) {
+            // Fails only where the last page has just gone.
+            let _ = self.events.send((event, card));
+        }
+    }
+}
+
+/// A lock that outlives a panic: plain counts and maps are whole between any two lines that change them.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,307 @@
+//! Holds: an app that can deliver nothing at present, through no fault of any job.
+//!
+//! Separate from the life of a job because a hold outlives it. While an app is on hold its queues are consumed one message
+//! at a time; that job waits here for its turn as the probe, and what else is in hand goes back to the delay levels. Which
+//! answer means a hold is `dingtalk::error`'s business.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::amqp::{Pace, Paces};
+use crate::config::Config;
+use crate::dingtalk::Failure;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::outcome::Reason;
+use crate::retry::Schedule;
+
+/// The first wait between probes.
+const FIRST_PROBE: Duration = Duration::from_secs(5);
+/// The longest.
+const LAST_PROBE: Duration = Duration::from_mins(5);
+
+/// The holds of all apps of a worker.
+pub(super) struct Holds {
+    apps: HashMap<String, App>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+}
+
+struct App {
+    held: Mutex<Option<Held>>,
+    pace: watch::Sender<Pace>,
+}
+
+struct Held {
+    reason: Reason,
+    schedule: Schedule,
+    next_probe: Instant,
+    probing: bool,
+    waiting: Vec<String>,
+}
+
+/// Whether a job may call DingTalk now.
+pub(super) enum Admission<'a> {
+    /// The app is not on hold.
+    Go,
+    /// It is, and this job finds out whether it still is.
+    Probe(#[expect(dead_code, reason = "held for its drop")] Probe<'a>),
+    /// It is, for this reason, and another job waits already: come back later.
+    Later(Reason),
+}
+
+/// The right to probe; whoever drops it lets the next one try.
+pub(super) struct Probe<'a>(&'a App);
+
+impl Holds {
+    /// No app is on hold but those that an operator paused.
+    pub(super) fn new(config: &Config, apps: &[&str], metrics: &Arc<Metrics>, health: &Arc<Health>) -> Self {
+        let app = |name: &&str| {
+            let paused = config.apps.get(*name).is_some_and(|a| a.paused);
+            let pace = if paused { Pace::Stopped } else { Pace::Full };
+            if paused {
+                metrics.app_hold(name, Reason::Paused, true);
+                health.hold(name, Some(Reason::Paused));
+                tracing::warn!(app = name, reason = %Reason::Paused, "the app is paused in the configuration; its jobs wait");
+            }
+            (
+                (*name).to_owned(),
+                App {
+                    held: Mutex::new(None),
+                    pace: watch::Sender::new(pace),
+                },
+            )
+        };
+        Self {
+            apps: apps.iter().map(app).collect(),
+            metrics: metrics.clone(),
+            health: health.clone(),
+        }
+    }
+
+    /// The pace of each app, for the consumers.
+    pub(super) fn paces(&self) -> Paces {
+        self.apps
+            .iter()
+            .map(|(name, app)| (name.clone(), app.pace.subscribe()))
+            .collect()
+    }
+
+    /// Waits, while the app is on hold, for this job's turn to probe. Of each queue one job waits; others are sent away.
+    pub(super) async fn admit(&self, app: &str, queue: &str) -> Admission<'_> {
+        let Some(app) = self.apps.get(app) else {
+            return Admission::Go;
+        };
+        let mut pace = app.pace.subscribe();
+        let mut place = None;
+        loop {
+            let next_probe = {
+                let mut held = app.held();
+                let Some(held) = held.as_mut() else {
+                    return Admission::Go;
+                };
+                if place.is_none() && held.waiting.iter().any(|q| q == queue) {
+                    return Admission::Later(held.reason);
+                }
+                if !held.probing && held.next_probe <= Instant::now() {
+                    held.probing = true;
+                    return Admission::Probe(Probe(app));
+                }
+                place.get_or_insert_with(|| Place::take(app, held, queue));
+                if held.probing {
+                    Instant::now() + Duration::from_secs(1)
+                } else {
+                    held.next_probe
+                }
+            };
+            pace.mark_unchanged();
+            tokio::select! {
+                () = tokio::time::sleep_until(next_probe) => {}
+                _ = pace.changed() => {}
+            }
+        }
+    }
+
+    /// The app is on hold, or still is.
+    pub(super) fn hold(&self, name: &str, failure: &Failure) {
+        let Some(app) = self.apps.get(name) else { return };
+        let mut held = app.held();
+        let previous = held.take();
+        let wait_at_least = failure.wait.unwrap_or_default();
+        let next = match previous {
+            // Jobs that were in flight when the hold began say nothing new.
+            Some(known) if !known.probing && known.reason == failure.reason => known,
+            Some(mut known) => {
+                if known.reason != failure.reason {
+                    self.metrics.app_hold(name, known.reason, false);
+                    self.announce(name, failure);
+                }
+                let wait = known.schedule.wait().max(wait_at_least);
+                Held {
+                    reason: failure.reason,
+                    next_probe: Instant::now() + wait,
+                    ..known
+                }
+            }
+            None => {
+                self.announce(name, failure);
+                let mut schedule = Schedule::new(FIRST_PROBE, 2.0, LAST_PROBE);
+                let wait = schedule.wait().max(wait_at_least);
+                let next_probe = Instant::now() + wait;
+                Held {
+                    reason: failure.reason,
+                    schedule,
+                    next_probe,
+                    probing: false,
+                    waiting: Vec::new(),
+                }
+            }
+        };
+        *held = Some(next);
+        drop(held);
+        app.set_pace(Pace::OneByOne);
+    }
+
+    fn announce(&self, name: &str, failure: &Failure) {
+        self.metrics.app_hold(name, failure.reason, true);
+        self.health.hold(name, Some(failure.reason));
+        tracing::error!(app = name, reason = %failure.reason, detail = %failure.detail, remedy = failure.remedy(),
+            "the app is on hold: its jobs wait unharmed, and delivery resumes by itself once this is mended");
+    }
+
+    /// The app delivers.
+    pub(super) fn release(&self, name: &str) {
+        let Some(app) = self.apps.get(name) else { return };
+        let Some(held) = app.held().take() else { return };
+        self.metrics.app_hold(name, held.reason, false);
+        self.health.hold(name, None);
+        tracing::info!(app = name, reason = %held.reason, "the app is off hold and delivers again");
+        app.set_pace(Pace::Full);
+    }
+
+    /// How long a job of an app on hold waits in the broker.
+    pub(super) fn wait(&self, name: &str) -> Duration {
+        let until = |held: &Held| held.next_probe.saturating_duration_since(Instant::now());
+        let wait = self.apps.get(name).and_then(|app| app.held().as_ref().map(until));
+        crate::retry::named_wait(wait.unwrap_or_default().max(Duration::from_secs(1)))
+    }
+}
+
+impl App {
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_pace(&self, pace: Pace) {
+        self.pace.send_if_modified(|now| std::mem::replace(now, pace) != pace);
+    }
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        if let Some(held) = self.0.held().as_mut() {
+            held.probing = false;
+        }
+    }
+}
+
+/// A queue's one place to wait in.
+struct Place<'a> {
+    app: &'a App,
+    queue: String,
+}
+
+impl<'a> Place<'a> {
+    fn take(app: &'a App, held: &mut Held, queue: &str) -> Self {
+        held.waiting.push(queue.to_owned());
+        Self {
+            app,
+            queue: queue.to_owned(),
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(held) = self.app.held().as_mut() {
+            held.waiting.retain(|q| *q != self.queue);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+    use crate::outcome::Class;
+
+    fn holds() -> Holds {
+        let config = Config::load(None, []).unwrap();
+        let (metrics, health) = (
+            Arc::new(Metrics::new(&["a", "b"]).unwrap()),
+            Arc::new(Health::default()),
+        );
+        Holds::new(&config, &["a", "b"], &metrics, &health)
+    }
+
+    fn failure(reason: Reason) -> Failure {
+        Failure::new(reason, Class::Hold, "why")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_an_app_is_on_hold_one_job_waits_to_probe_and_the_next_is_sent_away() {
+        let holds = holds();
+        holds.hold("a", &failure(Reason::BadCredentials));
+        assert_eq!(*holds.paces()["a"].borrow(), Pace::OneByOne);
+        let mut first = Box::pin(holds.admit("a", "jobs"));
+        assert!(poll!(&mut first).is_pending());
+        assert!(matches!(
+            holds.admit("a", "jobs").await,
+            Admission::Later(Reason::BadCredentials)
+        ));
+        assert!(matches!(first.await, Admission::Probe(_)));
+        assert!(
+            matches!(holds.admit("b", "jobs.b").await, Admission::Go),
+            "other apps go on"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_probe_waits_longer_and_a_good_one_releases_all() {
+        let holds = holds();
+        holds.hold("a", &failure(Reason::QuotaSpent));
+        let Admission::Probe(probe) = holds.admit("a", "jobs").await else {
+            panic!("no probe")
+        };
+        holds.hold("a", &failure(Reason::QuotaSpent));
+        drop(probe);
+        let mut second = Box::pin(holds.admit("a", "jobs"));
+        assert!(poll!(&mut second).is_pending());
+        let mut urgent = Box::pin(holds.admit("a", "urgent"));
+        assert!(poll!(&mut urgent).is_pending());
+        holds.release("a");
+        assert!(matches!(second.await, Admission::Go) && matches!(urgent.await, Admission::Go));
+        assert_eq!(*holds.paces()["a"].borrow(), Pace::Full);
+        assert!(holds.health.report().holds.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_named_wait_is_kept_before_the_first_probe() {
+        let holds = holds();
+        let begun = Instant::now();
+        let ban = Failure {
+            wait: Some(Duration::from_secs(300)),
+            ..failure(Reason::IpBanned)
+        };
+        holds.hold("a", &ban);
+        assert!(holds.wait("a") >= Duration::from_secs(300));
+        assert!(matches!(holds.admit("a", "jobs").await, Admission::Probe(_)));
+        assert!(begun.elapsed() >= Duration::from_secs(300));
+    }
+}

@@ -1,0 +1,90 @@
+//! From recipients to DingTalk's spaces: mobiles become user IDs, and nobody is named twice.
+//!
+//! Separate from sending because it is the other half of the calls, with failures of its own: a number that is nobody's
+//! costs its recipient, never the slice.
+
+use futures_util::future::join_all;
+
+use super::{Attempt, Progress};
+use crate::dingtalk::{Failure, Space};
+use crate::job::Recipient;
+use crate::outcome::{Class, Outcome, Reason};
+use crate::retry;
+use crate::slice::{Card, Slice};
+
+/// Who of a slice is to be sent to.
+pub(super) struct Resolved {
+    /// The slice with those positions open that `spaces` has, and, where a look-up failed, those too.
+    pub(super) slice: Slice,
+    /// Position and space of each.
+    pub(super) spaces: Vec<(usize, Space)>,
+    /// Whether everybody open is in `spaces`; where not, `progress.trouble` says why.
+    pub(super) complete: bool,
+}
+
+/// Looks up whoever is open in `slice`. `None` where nobody is left to be sent to.
+pub(super) async fn resolve(attempt: &Attempt<'_>, slice: Slice, progress: &mut Progress) -> Option<Resolved> {
+    let looked_up = join_all(slice.open().iter().map(|position| space(attempt, *position))).await;
+    let looked_up: Vec<_> = slice.open().iter().copied().zip(looked_up).collect();
+    let mut slice = slice;
+    let (mut spaces, mut unknown) = (Vec::new(), Vec::new());
+    let mut failed: Vec<(Reason, usize)> = Vec::new();
+    for (position, result) in looked_up {
+        match result {
+            Ok(space) if !attempt.claim_space(&space) => progress.finish(Outcome::Duplicate, Reason::None),
+            Ok(space) if attempt.worker.ledger.is_finished(attempt.recipient_key(&space)).await => {
+                progress.finish(Outcome::Duplicate, Reason::None);
+                // Somebody of this slice has its card, so it exists and the others get that one.
+                slice.card = Card::Shown;
+            }
+            Ok(space) => spaces.push((position, space)),
+            Err(failure) if failure.class == Class::Recipient => failed.push((failure.reason, position)),
+            Err(failure) => {
+                unknown.push(position);
+                progress.trouble(failure);
+            }
+        }
+    }
+    for (reason, position) in failed {
+        progress.fail(reason, &slice, &[position]);
+    }
+    let complete = unknown.is_empty();
+    let wanted = |p: usize| unknown.contains(&p) || spaces.iter().any(|(position, _)| *position == p);
+    let slice = slice.retain(wanted)?;
+    Some(Resolved {
+        slice,
+        spaces,
+        complete,
+    })
+}
+
+async fn space(attempt: &Attempt<'_>, position: usize) -> Result<Space, Failure> {
+    match &attempt.order.job.to[position] {
+        Recipient::UserId(id) => Ok(Space::User(id.clone())),
+        Recipient::Conversation(id) => Ok(Space::Group(id.clone())),
+        Recipient::Mobile(mobile) => user_id(attempt, mobile).await.map(Space::User),
+    }
+}
+
+/// A look-up with the attempt's immediate tries; throttling costs none of them.
+async fn user_id(attempt: &Attempt<'_>, mobile: &str) -> Result<String, Failure> {
+    let mut waits = retry::immediate(&attempt.worker.config.retry);
+    loop {
+        let call = attempt.order.app.user_id(mobile, attempt.order.is_urgent());
+        let Ok(result) = tokio::time::timeout_at(attempt.deadline, call).await else {
+            return Err(Failure::new(
+                Reason::Deadline,
+                Class::Transient,
+                "the attempt ran out of time in a look-up",
+            ));
+        };
+        match result {
+            Err(failure) if failure.class == Class::Throttle => {}
+            Err(failure) if matches!(failure.class, Class::Transient | Class::Unknown) => match waits.next() {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(failure),
+            },
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Sending one slice: a call, the meaning of its answer, and what is left to do.
+//!
+//! Separate because here lies the promise that nobody gets a card twice: what an answer says of the card (never sent,
+//! maybe, shown to some) decides which call may follow. It settles nothing with the broker.
+
+use std::time::Duration;
+
+use super::resolve::{Resolved, resolve};
+use super::{Attempt, Progress};
+use crate::config::CardApi;
+use crate::dingtalk::{self, Delivered, Failure, Space};
+use crate::outcome::{Class, Outcome, Reason};
+use crate::retry;
+use crate::slice::{Card, Slice};
+
+/// A pause after a throttle answer on top of the limiter's own, so that an unlimited app does not spin.
+const THROTTLE_PAUSE: Duration = Duration::from_millis(20);
+
+/// What one call left to do.
+enum Next {
+    /// Nothing more to send in this attempt; what is open stays so.
+    Leave,
+    /// Call again, at once or after a wait.
+    Again(Option<Duration>),
+    /// The refusal may be one recipient's fault: each half for itself.
+    Halves(Vec<Slice>),
+    /// The card exists and its missing recipients are refused together: each for itself.
+    Singly,
+}
+
+/// Sends to everybody open in `slice`; returns slices that it was split into.
+pub(super) async fn send(attempt: &Attempt<'_>, slice: Slice, progress: &mut Progress) -> Vec<Slice> {
+    let Some(Resolved {
+        mut slice,
+        spaces,
+        complete,
+    }) = resolve(attempt, slice, progress).await
+    else {
+        return Vec::new();
+    };
+    if !complete {
+        // A card is created once, for all of its slice; so nobody is sent to before everybody is looked up.
+        progress.open.0.push(slice);
+        return Vec::new();
+    }
+    let mut batches = vec![spaces];
+    let mut halves = Vec::new();
+    while let Some(batch) = batches.pop() {
+        let mut call = Call {
+            attempt,
+            waits: retry::immediate(&attempt.worker.config.retry),
+        };
+        let mut batch = batch;
+        loop {
+            match call.once(&mut slice, &mut batch, progress).await {
+                Next::Leave => break,
+                Next::Again(wait) => tokio::time::sleep(wait.unwrap_or_default()).await,
+                Next::Halves(split) => {
+                    // Their recipients are looked at anew, as parts of other cards.
+                    for (_, space) in &batch {
+                        attempt.release_space(space);
+                    }
+                    halves = split;
+                    batch.clear();
+                    break;
+                }
+                Next::Singly => {
+                    batches.extend(batch.drain(..).map(|one| vec![one]));
+                    break;
+                }
+            }
+        }
+        let open = slice
+            .clone()
+            .retain(|p| batch.iter().any(|(position, _)| *position == p));
+        progress.open.0.extend(open);
+    }
+    halves
+}
+
+struct Call<'a> {
+    attempt: &'a Attempt<'a>,
+    waits: retry::Immediate,
+}
+
+impl Call<'_> {
+    /// One call for `batch`; whoever becomes final leaves it.
+    async fn once(&mut self, slice: &mut Slice, batch: &mut Vec<(usize, Space)>, progress: &mut Progress) -> Next {
+        let attempt = self.attempt;
+        if batch.is_empty() {
+            return Next::Leave;
+        }
+        let out_track_id = attempt.out_track_id(&attempt.order.job.id, slice);
+        let card = dingtalk::Card {
+            out_track_id: &out_track_id,
+            template: attempt.template,
+            params: &attempt.order.job.params,
+        };
+        let spaces: Vec<Space> = batch.iter().map(|(_, space)| space.clone()).collect();
+        let shown = slice.card == Card::Shown;
+        let call = async {
+            if shown {
+                attempt
+                    .order
+                    .app
+                    .deliver(&card, &spaces, attempt.order.is_urgent())
+                    .await
+            } else {
+                attempt.order.app.send(&card, &spaces, attempt.order.is_urgent()).await
+            }
+        };
+        let answer = tokio::time::timeout_at(attempt.deadline, call)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure::new(
+                    Reason::Deadline,
+                    Class::Unknown,
+                    "the attempt ran out of time in a call",
+                ))
+            });
+        match answer {
+            Ok(results) => {
+                self.each(slice, batch, results, progress).await;
+                Next::Leave
+            }
+            Err(failure) if failure.card_exists => {
+                self.already_exists(slice, batch, progress).await;
+                Next::Leave
+            }
+            Err(failure) => self.refused(failure, slice, batch, progress).await,
+        }
+    }
+
+    /// The card was taken; each recipient has a result of its own.
+    async fn each(
+        &self,
+        slice: &mut Slice,
+        batch: &mut Vec<(usize, Space)>,
+        results: Vec<Result<Delivered, Failure>>,
+        progress: &mut Progress,
+    ) {
+        slice.card = Card::Shown;
+        let mut open = Vec::new();
+        for ((position, space), result) in batch.drain(..).zip(results) {
+            match result {
+                Ok(_) => self.delivered(&space, Outcome::Delivered, Reason::None, progress).await,
+                Err(failure) if matches!(failure.class, Class::Recipient | Class::Permanent) => {
+                    self.forget(&space, &failure);
+                    progress.fail(failure.reason, slice, &[position]);
+                }
+                Err(failure) => {
+                    progress.trouble(failure);
+                    open.push((position, space));
+                }
+            }
+        }
+        *batch = open;
+    }
+
+    /// `param.cardAlreadyExist` in its meanings: an answer of ours was lost, with this worker or with another; or somebody
+    /// published this job before.
+    async fn already_exists(&self, slice: &Slice, batch: &mut Vec<(usize, Space)>, progress: &mut Progress) {
+        let published_before = slice.card == Card::Unsent && self.attempt.first && progress.attempt == 1;
+        let (outcome, reason) = if published_before {
+            (Outcome::Duplicate, Reason::None)
+        } else {
+            (Outcome::Delivered, Reason::Unconfirmed)
+        };
+        for (_, space) in batch.drain(..) {
+            self.delivered(&space, outcome, reason, progress).await;
+        }
+    }
+
+    async fn delivered(&self, space: &Space, outcome: Outcome, reason: Reason, progress: &mut Progress) {
+        self.attempt
+            .worker
+            .ledger
+            .finish(self.attempt.recipient_key(space))
+            .await;
+        progress.finish(outcome, reason);
+    }
+
+    /// The call as a whole was refused, or its answer was lost.
+    async fn refused(
+        &mut self,
+        failure: Failure,
+        slice: &mut Slice,
+        batch: &mut Vec<(usize, Space)>,
+        progress: &mut Progress,
+    ) -> Next {
+        let positions: Vec<usize> = batch.iter().map(|(position, _)| *position).collect();
+        match failure.class {
+            Class::Throttle => Next::Again(Some(THROTTLE_PAUSE)),
+            Class::Hold | Class::Auth => {
+                progress.trouble(failure);
+                Next::Leave
+            }
+            Class::Unknown if self.counts_as_delivered(slice, &failure) => {
+                for (_, space) in batch.drain(..) {
+                    self.delivered(&space, Outcome::Delivered, Reason::Unconfirmed, progress)
+                        .await;
+                }
+                Next::Leave
+            }
+            Class::Transient | Class::Unknown => {
+                if failure.class == Class::Unknown && slice.card == Card::Unsent {
+                    slice.card = Card::Lost;
+                }
+                match self.waits.next() {
+                    Some(wait) if failure.reason != Reason::Deadline => Next::Again(Some(wait)),
+                    _ => {
+                        progress.trouble(failure);
+                        Next::Leave
+                    }
+                }
+            }
+            Class::Recipient | Class::Permanent => {
+                if failure.reason == Reason::CardMissing && slice.card == Card::Shown {
+                    slice.card = Card::Unsent;
+                    return Next::Again(None);
+                }
+                if failure.splits && batch.len() > 1 {
+                    return slice.halves().map_or(Next::Singly, Next::Halves);
+                }
+                for (_, space) in batch.drain(..) {
+                    self.forget(&space, &failure);
+                }
+                progress.fail(failure.reason, slice, &positions);
+                Next::Leave
+            }
+        }
+    }
+
+    /// A lost answer of `deliver`: asking again could show the card twice, and nothing tells whether it was shown. A 5xx
+    /// says that it was not, as far as DingTalk knows. On interactiveCards a repeat is accepted (contract, section 4).
+    fn counts_as_delivered(&self, slice: &Slice, failure: &Failure) -> bool {
+        let lost = matches!(failure.reason, Reason::Network | Reason::BadResponse | Reason::Deadline);
+        slice.card == Card::Shown && lost && self.attempt.order.settings.card_api == CardApi::Instances
+    }
+
+    /// A user whom a send does not find was looked up from a mobile that now leads elsewhere, or nowhere.
+    fn forget(&self, space: &Space, failure: &Failure) {
+        if let (Space::User(id), Reason::UserNotFound | Reason::UserDisabled) = (space, failure.reason) {
+            self.attempt.order.app.forget_user(id);
+        }
+    }
+}

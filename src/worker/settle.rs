@@ -1,0 +1,269 @@
+//! From what an attempt came to, to what the broker is told: decided as a value, carried out last.
+//!
+//! Separate so that the decision is one table and the effects stand in one place, each as hand-over first and
+//! acknowledgement second. It calls no DingTalk.
+
+use std::any::Any;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+
+use super::{Order, Progress, Worker};
+use crate::amqp::{Delivery, Destination, Headers, Queue, Settled, published_at};
+use crate::job::Job;
+use crate::outcome::{Class, Outcome, Reason};
+use crate::retry;
+
+/// A pause before a job whose time was up goes on: it lost to others, so it steps behind them.
+const AFTER_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What is to become of a delivery.
+pub(super) enum Settlement {
+    /// Not this queue's: to that one, as it is.
+    Move(Queue),
+    /// Early: back to its queue later, as it is.
+    Wait {
+        queue: Queue,
+        job_id: String,
+        delay: Duration,
+    },
+    /// Everybody is final.
+    Done(Ended),
+    /// Somebody is open.
+    Retry {
+        ended: Ended,
+        queue: Queue,
+        delay: Duration,
+        reason: Reason,
+    },
+    /// Everybody is final, and somebody failed for good.
+    Dead { ended: Ended, reason: Reason },
+}
+
+/// An attempt's result, with what its settlement needs to say.
+pub(super) struct Ended {
+    app: String,
+    job_id: Option<String>,
+    progress: Progress,
+    /// Recipients of a job that died before it was cut.
+    uncut: usize,
+}
+
+impl Settlement {
+    /// Dead as a whole, before anybody was looked at.
+    pub(super) fn dead(app: &str, job: Option<&Job>, reason: Reason, detail: String) -> Self {
+        let progress = Progress {
+            attempt: 1,
+            detail,
+            ..Progress::default()
+        };
+        let job_id = job.map(|j| j.id.clone());
+        Self::Dead {
+            ended: Ended {
+                app: app.to_owned(),
+                job_id,
+                progress,
+                uncut: job.map_or(0, |j| j.to.len()),
+            },
+            reason,
+        }
+    }
+
+    /// The worker's own code failed.
+    pub(super) fn panicked(delivery: &Delivery, panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        let detail = format!("the worker failed on this job, which is a fault of dingcard: {text}");
+        Self::dead(delivery.arrived_by().app(), None, Reason::Panic, detail)
+    }
+
+    /// Too late for whoever is open.
+    pub(super) fn expired(order: &Order<'_>, mut progress: Progress) -> Self {
+        for _ in 0..std::mem::take(&mut progress.open).open() {
+            progress.finish(Outcome::Expired, Reason::None);
+        }
+        Self::ended(Ended::of(order, progress))
+    }
+
+    fn ended(ended: Ended) -> Self {
+        match ended.progress.failed.main_reason() {
+            Some(reason) => Self::Dead { ended, reason },
+            None => Self::Done(ended),
+        }
+    }
+
+    /// The decision: done, again, or dead.
+    pub(super) fn of(worker: &Worker, order: Order<'_>, progress: Progress) -> Self {
+        let mut ended = Ended::of(&order, progress);
+        let progress = &mut ended.progress;
+        let Some(trouble) = progress.trouble.clone().filter(|_| !progress.open.0.is_empty()) else {
+            return Self::ended(ended);
+        };
+        let reason = trouble.reason;
+        let unburnt = match trouble.class {
+            _ if reason.holds() => Some(worker.holds.wait(order.app_name())),
+            Class::Throttle => Some(retry::named_wait(trouble.wait.unwrap_or(AFTER_DEADLINE))),
+            _ if reason == Reason::Deadline && progress.moved => Some(AFTER_DEADLINE),
+            _ => None,
+        };
+        if let Some(delay) = unburnt {
+            return Self::Retry {
+                ended,
+                queue: order.home,
+                delay,
+                reason,
+            };
+        }
+        let attempt = progress.attempt;
+        if let Some(delay) = retry::delayed(&worker.config.retry, attempt, trouble.wait) {
+            progress.attempt += 1;
+            return Self::Retry {
+                ended,
+                queue: order.home,
+                delay,
+                reason,
+            };
+        }
+        let last_word = if reason == Reason::CardMissing {
+            reason
+        } else {
+            Reason::AttemptsExhausted
+        };
+        progress.fail_open(last_word);
+        progress.detail = format!("{attempt} attempts; the last: {reason}: {}", progress.detail);
+        Self::Dead {
+            ended,
+            reason: last_word,
+        }
+    }
+}
+
+impl Ended {
+    fn of(order: &Order<'_>, progress: Progress) -> Self {
+        Self {
+            app: order.app_name().to_owned(),
+            job_id: Some(order.job.id.clone()),
+            progress,
+            uncut: 0,
+        }
+    }
+}
+
+/// Carries a settlement out.
+pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Settlement) {
+    match settlement {
+        Settlement::Move(queue) => {
+            let home = worker.names.queue(delivery.arrived_by());
+            let headers = Headers {
+                queue: (queue == Queue::Suspect).then_some(home),
+                ..stamped(worker, &delivery)
+            };
+            worker
+                .publisher
+                .hand_over(delivery, &Destination::Queue(queue), &headers, None)
+                .await;
+        }
+        Settlement::Wait { queue, job_id, delay } => {
+            let headers = delivery.headers().clone();
+            worker
+                .publisher
+                .hand_over(delivery, &Destination::Later(queue, delay), &headers, Some(&job_id))
+                .await;
+        }
+        Settlement::Done(ended) => done(worker, delivery, &ended).await,
+        Settlement::Retry {
+            ended,
+            queue,
+            delay,
+            reason,
+        } => {
+            count_finals(worker, &ended);
+            let headers = ended.progress.headers(&stamped(worker, &delivery), reason);
+            let to = Destination::Later(queue, delay);
+            let settled = worker
+                .publisher
+                .hand_over(delivery, &to, &headers, ended.job_id.as_deref())
+                .await;
+            if settled == Settled::Done {
+                let open = ended.progress.open.open();
+                worker.metrics.job(&ended.app, Outcome::Retried);
+                worker.metrics.recipients(&ended.app, Outcome::Retried, reason, open);
+                tracing::info!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, open,
+                    delay_s = delay.as_secs_f64(), detail = ended.progress.detail, "retried: the broker holds the job");
+            }
+        }
+        Settlement::Dead { ended, reason } => dead(worker, delivery, &ended, reason).await,
+    }
+}
+
+async fn done(worker: &Worker, delivery: Delivery, ended: &Ended) {
+    count_finals(worker, ended);
+    let published = published_at(delivery.properties());
+    if delivery.ack().await == Settled::Lost {
+        tracing::info!(
+            app = ended.app,
+            job = ended.job_id,
+            "done, but the session had ended: the broker delivers it again"
+        );
+        return;
+    }
+    let outcome = worst(ended).unwrap_or(Outcome::Duplicate);
+    worker.metrics.job(&ended.app, outcome);
+    let took = published.and_then(|at| SystemTime::now().duration_since(at).ok());
+    if let Some(took) = took.filter(|_| outcome == Outcome::Delivered) {
+        worker.metrics.end_to_end(&ended.app, took);
+    }
+    tracing::debug!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %outcome, "settled");
+}
+
+async fn dead(worker: &Worker, delivery: Delivery, ended: &Ended, reason: Reason) {
+    count_finals(worker, ended);
+    let mut headers = ended.progress.headers(&stamped(worker, &delivery), reason);
+    let replayable = ended.progress.replayable();
+    headers.open = (!replayable.0.is_empty()).then(|| replayable.to_string());
+    headers
+        .queue
+        .get_or_insert_with(|| worker.names.queue(delivery.arrived_by()));
+    let settled = worker
+        .publisher
+        .hand_over(delivery, &Destination::Dead, &headers, ended.job_id.as_deref())
+        .await;
+    if settled == Settled::Lost {
+        return;
+    }
+    worker.metrics.job(&ended.app, Outcome::Dead);
+    worker.metrics.dead_letter(&ended.app, reason);
+    for (reason, count) in ended.progress.failed.counts() {
+        worker.metrics.recipients(&ended.app, Outcome::Dead, reason, count);
+    }
+    if ended.uncut > 0 {
+        worker
+            .metrics
+            .recipients(&ended.app, Outcome::Dead, reason, ended.uncut);
+    }
+    tracing::warn!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, detail = ended.progress.detail,
+        failed = headers.failed, "dead: the job is in the dead letters (dingcard dead show)");
+}
+
+/// The headers of a hand-over by this worker.
+fn stamped(worker: &Worker, delivery: &Delivery) -> Headers {
+    Headers {
+        first_seen: Some(delivery.first_seen()),
+        failed_at: Some(Timestamp::now()),
+        worker: Some(worker.name.clone()),
+        ..delivery.headers().clone()
+    }
+}
+
+/// The worst outcome among those who became final in this attempt.
+fn worst(ended: &Ended) -> Option<Outcome> {
+    ended.progress.finals.iter().map(|f| f.outcome).max()
+}
+
+fn count_finals(worker: &Worker, ended: &Ended) {
+    for last in &ended.progress.finals {
+        worker.metrics.recipients(&ended.app, last.outcome, last.reason, 1);
+    }
+}

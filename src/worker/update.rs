@@ -1,0 +1,86 @@
+//! `update_of`: the cards of an earlier job get new parameters, and no new card is shown.
+//!
+//! Separate from sending because it shows nothing and names nobody: it walks the slices as the earlier job cut them, by
+//! their cards alone.
+
+use super::{Attempt, Progress};
+use crate::dingtalk::Failure;
+use crate::outcome::{Class, Outcome, Reason};
+use crate::retry;
+use crate::slice::Slice;
+
+/// Updates the card of `slice`; where there is none, the cards of its halves.
+pub(super) async fn update(attempt: &Attempt<'_>, earlier: &str, slice: Slice, progress: &mut Progress) {
+    let mut missing = None;
+    let mut pending = vec![slice.clone()];
+    let mut found = false;
+    while let Some(part) = pending.pop() {
+        match update_card(attempt, earlier, &part).await {
+            Ok(()) => {
+                found = true;
+                part.open()
+                    .iter()
+                    .for_each(|_| progress.finish(Outcome::Delivered, Reason::None));
+            }
+            Err(failure) if failure.reason == Reason::CardMissing => {
+                // A slice was halved where its card was refused, so below a missing card there can be others; but not
+                // below both halves at once, or every slice without a card would cost a call a recipient.
+                let halves = part.halves().filter(|_| found || part.bounds() == slice.bounds());
+                match halves {
+                    Some(halves) => pending.extend(halves),
+                    None => progress.open.0.push(part),
+                }
+                missing = Some(failure);
+            }
+            Err(failure) if matches!(failure.class, Class::Recipient | Class::Permanent) => {
+                progress.fail(failure.reason, &part, part.open());
+            }
+            Err(failure) => {
+                progress.trouble(failure);
+                progress.open.0.push(part);
+            }
+        }
+    }
+    if let Some(failure) = missing
+        && progress.open.open() > 0
+    {
+        progress.trouble(Failure {
+            class: Class::Transient,
+            ..failure
+        });
+        if !found {
+            progress
+                .open
+                .0
+                .retain(|open| open.bounds().0 < slice.bounds().0 || open.bounds().1 > slice.bounds().1);
+            progress.open.0.push(slice);
+        }
+    }
+}
+
+/// One update with the attempt's immediate tries. Repeating it is harmless, so a lost answer is like none.
+async fn update_card(attempt: &Attempt<'_>, earlier: &str, slice: &Slice) -> Result<(), Failure> {
+    let mut waits = retry::immediate(&attempt.worker.config.retry);
+    let id = attempt.out_track_id(earlier, slice);
+    loop {
+        let call = attempt
+            .order
+            .app
+            .update(&id, &attempt.order.job.params, attempt.order.is_urgent());
+        let Ok(result) = tokio::time::timeout_at(attempt.deadline, call).await else {
+            return Err(Failure::new(
+                Reason::Deadline,
+                Class::Transient,
+                "the attempt ran out of time in an update",
+            ));
+        };
+        match result {
+            Err(failure) if failure.class == Class::Throttle => {}
+            Err(failure) if matches!(failure.class, Class::Transient | Class::Unknown) => match waits.next() {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(failure),
+            },
+            result => return result,
+        }
+    }
+}
