@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::App;
+use super::answer::{truth, undelivered, unreadable};
 use super::client::{Endpoint, Request};
-use super::error::{Failure, truth, undelivered, unreadable};
+use super::error::Failure;
 use crate::config::CardApi;
 use crate::outcome::{Class, Reason};
 

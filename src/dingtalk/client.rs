@@ -14,7 +14,8 @@ use reqwest::{Client, Method, Response};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::error::{self, Answer, Failure};
+use super::answer::{self, Answer};
+use super::error::Failure;
 use crate::config::{self, CardApi, TokenApi};
 use crate::metrics::Metrics;
 use crate::outcome::{Class, Reason};
@@ -199,7 +200,7 @@ impl Http {
             .map(str::to_owned);
         let body = read_body(endpoint, response).await?;
         let hide: Vec<&str> = request.hide.iter().copied().chain(request.token).collect();
-        error::read(
+        answer::read(
             endpoint,
             &Answer {
                 status,
@@ -280,7 +281,7 @@ async fn read_body(endpoint: Endpoint, mut response: Response) -> Result<Vec<u8>
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| unanswered(endpoint, e))? {
         if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(error::unreadable(
+            return Err(answer::unreadable(
                 endpoint,
                 &format!("an answer of more than {MAX_ANSWER} bytes"),
             ));

@@ -3,6 +3,7 @@
 //! Every call is a single shot, but that a refused token is fetched anew once: whether and when to try again is the
 //! worker's business. Nothing in here knows a job or the broker.
 
+mod answer;
 mod cards;
 mod client;
 mod error;

@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::answer::unreadable;
 use super::client::{Calls, Endpoint, Request};
-use super::error::{Failure, unreadable};
+use super::error::Failure;
 use crate::config::{self, ExposeSecret as _, SecretString, TokenApi};
 use crate::metrics::Metrics;
 
@@ -81,14 +82,13 @@ impl Tokens {
             .as_ref()
             .filter(|(at, _)| at.elapsed() < PAUSE)
             .map(|(_, failure)| failure.clone());
-        let fetched = match recent {
-            Some(failure) => Err(failure),
-            None => {
-                let fetched = self.fetch(calls, urgent).await;
-                self.metrics
-                    .token_refresh(&self.app, fetched.as_ref().err().map(|f| f.class));
-                fetched
-            }
+        let fetched = if let Some(failure) = recent {
+            Err(failure)
+        } else {
+            let fetched = self.fetch(calls, urgent).await;
+            self.metrics
+                .token_refresh(&self.app, fetched.as_ref().err().map(|f| f.class));
+            fetched
         };
         match fetched {
             Ok(token) => {

@@ -6,8 +6,9 @@
 use serde_json::{Value, json};
 
 use super::App;
+use super::answer::{is_zero, unreadable};
 use super::client::{Endpoint, Request};
-use super::error::{Failure, is_zero, unreadable};
+use super::error::Failure;
 use crate::outcome::{Class, Reason};
 
 /// Why nobody is behind a number; remembered for minutes.

@@ -49,7 +49,7 @@ pub(super) enum Admission<'a> {
     /// The app is not on hold.
     Go,
     /// It is, and this job finds out whether it still is.
-    Probe(#[expect(dead_code, reason = "held for its drop")] Probe<'a>),
+    Probe(#[allow(dead_code, reason = "held for its drop")] Probe<'a>),
     /// It is, for this reason, and another job waits already: come back later.
     Later(Reason),
 }
@@ -296,12 +296,12 @@ mod tests {
         let holds = holds();
         let begun = Instant::now();
         let ban = Failure {
-            wait: Some(Duration::from_secs(300)),
+            wait: Some(Duration::from_mins(5)),
             ..failure(Reason::IpBanned)
         };
         holds.hold("a", &ban);
-        assert!(holds.wait("a") >= Duration::from_secs(300));
+        assert!(holds.wait("a") >= Duration::from_mins(5));
         assert!(matches!(holds.admit("a", "jobs").await, Admission::Probe(_)));
-        assert!(begun.elapsed() >= Duration::from_secs(300));
+        assert!(begun.elapsed() >= Duration::from_mins(5));
     }
 }

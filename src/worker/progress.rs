@@ -117,6 +117,13 @@ impl Progress {
         self.dead.extend(slice.clone().retain(|p| positions.contains(&p)));
     }
 
+    /// What happened to those who failed; of several, the first is told.
+    pub(super) fn note(&mut self, failure: &Failure) {
+        if self.detail.is_empty() {
+            self.detail.clone_from(&failure.detail);
+        }
+    }
+
     /// Everything that is open failed for good.
     pub(super) fn fail_open(&mut self, reason: Reason) {
         for slice in std::mem::take(&mut self.open).0 {

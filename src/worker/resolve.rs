@@ -38,7 +38,10 @@ pub(super) async fn resolve(attempt: &Attempt<'_>, slice: Slice, progress: &mut 
                 slice.card = Card::Shown;
             }
             Ok(space) => spaces.push((position, space)),
-            Err(failure) if failure.class == Class::Recipient => failed.push((failure.reason, position)),
+            Err(failure) if failure.class == Class::Recipient => {
+                progress.note(&failure);
+                failed.push((failure.reason, position));
+            }
             Err(failure) => {
                 unknown.push(position);
                 progress.trouble(failure);

@@ -146,6 +146,7 @@ impl Call<'_> {
                 Ok(_) => self.delivered(&space, Outcome::Delivered, Reason::None, progress).await,
                 Err(failure) if matches!(failure.class, Class::Recipient | Class::Permanent) => {
                     self.forget(&space, &failure);
+                    progress.note(&failure);
                     progress.fail(failure.reason, slice, &[position]);
                 }
                 Err(failure) => {
@@ -225,6 +226,7 @@ impl Call<'_> {
                 for (_, space) in batch.drain(..) {
                     self.forget(&space, &failure);
                 }
+                progress.note(&failure);
                 progress.fail(failure.reason, slice, &positions);
                 Next::Leave
             }

@@ -33,6 +33,7 @@ pub(super) async fn update(attempt: &Attempt<'_>, earlier: &str, slice: Slice, p
                 missing = Some(failure);
             }
             Err(failure) if matches!(failure.class, Class::Recipient | Class::Permanent) => {
+                progress.note(&failure);
                 progress.fail(failure.reason, &part, part.open());
             }
             Err(failure) => {

@@ -1,0 +1,121 @@
+//! What no single key says: ranges, names, and keys that need each other.
+//!
+//! Separate from the settings so that they read as a list. It names the key at fault; where that was set is found by
+//! `config::load`.
+
+use super::{Config, DEFAULT_APP, ExposeSecret as _};
+
+/// Stands for "no known app" in metrics, so no app may have this name.
+const RESERVED_APP: &str = "unknown";
+
+/// DingTalk refuses more recipients in one call (`dingtalk-api.md` 4.2).
+const MAX_RECIPIENTS_PER_CALL: usize = 20;
+
+impl Config {
+    /// What no single type says: ranges, names, and keys that need each other.
+    pub(super) fn problems(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        let mut refuse = |wrong: bool, key: &str, why: &str| {
+            if wrong {
+                found.push((key.to_owned(), why.to_owned()));
+            }
+        };
+        let ns = &self.amqp.namespace;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        refuse(
+            ns.is_empty() || ns.len() > 64 || !ns.chars().all(plain),
+            "amqp.namespace",
+            "1 to 64 of A-Z a-z 0-9 _ - .",
+        );
+        let url = self.amqp.url();
+        let url = url.expose_secret();
+        refuse(
+            !url.starts_with("amqp://") && !url.starts_with("amqps://"),
+            "amqp.url",
+            "an amqp:// or amqps:// URL is needed",
+        );
+        refuse(
+            self.amqp.prefetch == 0,
+            "amqp.prefetch",
+            "1 to 65535; 0 would be no limit at all",
+        );
+        refuse(self.amqp.heartbeat.as_secs() == 0, "amqp.heartbeat", "at least 1s");
+        refuse(
+            self.amqp.cert_file.is_some() != self.amqp.key_file.is_some(),
+            "amqp.cert_file",
+            "cert_file and key_file go together",
+        );
+        for (key, url) in [
+            ("dingtalk.api_url", &self.dingtalk.api_url),
+            ("dingtalk.oapi_url", &self.dingtalk.oapi_url),
+        ] {
+            let http = url.starts_with("http://") || url.starts_with("https://");
+            refuse(
+                !http || url.contains('?'),
+                key,
+                "an http:// or https:// URL without a query is needed",
+            );
+        }
+        refuse(self.retry.max_attempts == 0, "retry.max_attempts", "at least 1");
+        refuse(
+            !(1.0..=100.0).contains(&self.retry.multiplier),
+            "retry.multiplier",
+            "1 to 100",
+        );
+        refuse(self.retry.initial.is_zero(), "retry.initial", "more than 0s");
+        refuse(self.retry.immediate > 10, "retry.immediate", "0 to 10");
+        refuse(
+            self.retry.job_deadline.as_secs() > 600,
+            "retry.job_deadline",
+            "at most 10m, far below the broker's limit",
+        );
+        refuse(self.retry.job_deadline.is_zero(), "retry.job_deadline", "more than 0s");
+        for (name, app) in &self.apps {
+            let key = format!("apps.{name}");
+            refuse(
+                !is_app_name(name),
+                &key,
+                "an app is named by 1 to 32 of a-z 0-9 _, and not `unknown`",
+            );
+            let calls = app.recipients_per_call;
+            refuse(
+                calls == 0 || calls > MAX_RECIPIENTS_PER_CALL,
+                &format!("{key}.recipients_per_call"),
+                "1 to 20: DingTalk refuses more in one call",
+            );
+            let rate = app.rate_per_second;
+            let sane = rate == 0.0 || (0.01..=10_000.0).contains(&rate);
+            refuse(
+                !sane,
+                &format!("{key}.rate_per_second"),
+                "0 for no limit, or 0.01 to 10000",
+            );
+            let untouched = name == DEFAULT_APP && app.app_key.is_none() && app.app_secret.is_none();
+            refuse(
+                !untouched && app.app_key.is_none(),
+                &format!("{key}.app_key"),
+                "missing",
+            );
+            refuse(
+                !untouched && app.app_secret.is_none(),
+                &format!("{key}.app_secret"),
+                "missing",
+            );
+            refuse(
+                !untouched && app.robot_code.is_none(),
+                &format!("{key}.robot_code"),
+                "missing",
+            );
+        }
+        found
+    }
+}
+
+/// Whether `name` can be an app's.
+fn is_app_name(name: &str) -> bool {
+    (1..=32).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && name != RESERVED_APP
+}
