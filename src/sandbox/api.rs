@@ -271,3 +271,148 @@ fn next_second() -> String {
         .strftime("%Y-%m-%d %H:%M:%S")
         .to_string()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use reqwest::Method;
+    use serde_json::json;
+
+    use super::super::testing::{Bench, card, got, refused};
+
+    const CREATE_AND_DELIVER: &str = "/v1.0/card/instances/createAndDeliver";
+    const GET_BY_MOBILE: &str = "/topapi/v2/user/getbymobile";
+
+    #[tokio::test]
+    async fn an_unknown_path_is_http_200_with_errcode_404() {
+        let bench = Bench::start().await;
+        let (status, body) = bench.post("/card/instance", json!({})).await;
+        assert_eq!((status, &body["errcode"]), (200, &json!(404)));
+        // A known path under another method is no endpoint either.
+        assert_eq!(bench.get(CREATE_AND_DELIVER).await.1["errcode"], 404);
+        assert_eq!(bench.get("/topapi/v2/user/nothing").await.1["errcode"], 22);
+    }
+
+    #[tokio::test]
+    async fn the_new_family_takes_the_token_from_its_own_header_alone() {
+        let bench = Bench::start().await;
+        let path = format!("{CREATE_AND_DELIVER}?access_token={}", bench.token());
+        let call = bench.request(Method::POST, &path).bearer_auth(bench.token());
+        let answer = got(call.json(&card("a", &["u1"], json!({})))).await;
+        assert_eq!(refused(&answer), (400, "AuthenticationFailed.MissingParameter"));
+    }
+
+    #[tokio::test]
+    async fn the_new_family_refuses_a_wrong_token_with_400() {
+        let bench = Bench::start().await;
+        let call = bench
+            .request(Method::POST, CREATE_AND_DELIVER)
+            .header("x-acs-dingtalk-access-token", "nobody");
+        let answer = got(call.json(&card("a", &["u1"], json!({})))).await;
+        assert_eq!(refused(&answer), (400, "InvalidAuthentication"));
+    }
+
+    #[tokio::test]
+    async fn the_legacy_family_wraps_its_token_errors_in_88() {
+        let bench = Bench::start().await;
+        // The header of the new family does not count here.
+        let call = bench
+            .signed(Method::POST, GET_BY_MOBILE)
+            .json(&json!({"mobile": "15012341231"}));
+        let (status, body) = got(call).await;
+        assert_eq!(
+            (status, &body["errcode"], &body["sub_code"]),
+            (200, &json!(88), &json!("40000"))
+        );
+        let call = bench.request(Method::POST, &format!("{GET_BY_MOBILE}?access_token=nobody"));
+        let (status, body) = got(call.json(&json!({"mobile": "15012341231"}))).await;
+        assert_eq!(
+            (status, &body["errcode"], &body["sub_code"]),
+            (200, &json!(88), &json!("40014"))
+        );
+        assert_eq!(
+            body["errmsg"],
+            "ding talk error[subcode=40014,submsg=不合法的access_token]"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_token_of_either_getter_serves_both_families() {
+        let bench = Bench::start().await;
+        let body = json!({"appKey": "dingsandbox", "appSecret": "sandbox-secret"});
+        let call = bench.request(Method::POST, "/v1.0/oauth2/accessToken").json(&body);
+        assert_eq!(got(call).await.1["accessToken"], bench.token());
+        let path = format!("{GET_BY_MOBILE}?access_token={}", bench.token());
+        let call = bench
+            .request(Method::POST, &path)
+            .json(&json!({"mobile": "15012341231"}));
+        assert_eq!(got(call).await.1["result"]["userid"], "u15012341231");
+        assert_eq!(bench.create_and_deliver("a", &["u1"], json!({})).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn too_many_calls_are_refused_in_the_words_of_their_family() {
+        let bench = Bench::with("rate_per_second = 1").await;
+        let calls = (0..30).map(|n| {
+            let bench = &bench;
+            async move { bench.create_and_deliver(&format!("a{n}"), &["u1"], json!({})).await }
+        });
+        let answers = futures_util::future::join_all(calls).await;
+        let throttled = answers.iter().find(|answer| answer.0 != 200).unwrap();
+        assert_eq!(
+            refused(throttled),
+            (403, "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi")
+        );
+        assert!(answers.iter().any(|answer| answer.0 == 200));
+
+        let path = format!("{GET_BY_MOBILE}?access_token={}", bench.token());
+        let calls = (0..30).map(|_| {
+            got(bench
+                .request(Method::POST, &path)
+                .json(&json!({"mobile": "15012341231"})))
+        });
+        let answers = futures_util::future::join_all(calls).await;
+        let (status, body) = answers.iter().find(|answer| answer.1["errcode"] != 0).unwrap();
+        assert_eq!(
+            (*status, &body["errcode"], &body["sub_code"]),
+            (200, &json!(88), &json!("90018"))
+        );
+    }
+
+    #[tokio::test]
+    async fn calls_are_counted_by_app_endpoint_and_result() {
+        let bench = Bench::start().await;
+        bench.create_and_deliver("a", &["u1"], json!({})).await;
+        bench.create_and_deliver("a", &["u1"], json!({})).await;
+        bench.get("/nowhere").await;
+        let (_, calls) = bench.get("/sandbox/calls").await;
+        assert_eq!(calls["total"], 4);
+        let row = |app, endpoint, result| json!({"app_key": app, "endpoint": endpoint, "result": result, "count": 1});
+        let rows = calls["calls"].as_array().unwrap();
+        for row in [
+            row(json!("dingsandbox"), "gettoken", "ok"),
+            row(json!("dingsandbox"), "createAndDeliver", "ok"),
+            row(json!("dingsandbox"), "createAndDeliver", "param.cardAlreadyExist"),
+            row(json!(null), "unknown", "404"),
+        ] {
+            assert!(rows.contains(&row), "{row} in {calls}");
+        }
+        assert_eq!(bench.delete("/sandbox/calls").await.1["deleted"], 4);
+        assert_eq!(bench.get("/sandbox/calls").await.1["calls"], json!([]));
+    }
+
+    #[tokio::test]
+    async fn a_form_is_no_body_for_the_new_family() {
+        let bench = Bench::start().await;
+        let call = bench.signed(Method::POST, CREATE_AND_DELIVER);
+        let call = call
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("outTrackId=a");
+        assert_eq!(refused(&got(call).await), (400, "Missingbody"));
+        let broken = bench
+            .signed(Method::POST, CREATE_AND_DELIVER)
+            .header("content-type", "application/json");
+        assert_eq!(refused(&got(broken.body("{")).await), (400, "param.invalid"));
+    }
+}

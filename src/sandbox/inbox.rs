@@ -174,3 +174,170 @@ fn failure(error: impl Into<String>) -> Failure {
     let error: String = error.into();
     (StatusCode::BAD_REQUEST, Json(json!({"error": error})))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use reqwest::Method;
+    use serde_json::json;
+
+    use super::super::testing::{Bench, got};
+
+    #[tokio::test]
+    async fn cards_come_newest_first_and_by_the_page() {
+        let bench = Bench::start().await;
+        for id in ["a", "b", "c"] {
+            bench.create_and_deliver(id, &["u1"], json!({})).await;
+        }
+        let (_, all) = bench.get("/sandbox/cards").await;
+        let ids: Vec<_> = all["cards"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|card| &card["out_track_id"])
+            .collect();
+        assert_eq!(all["total"], 3);
+        assert_eq!(ids, ["c", "b", "a"]);
+        let (_, page) = bench.get("/sandbox/cards?limit=1&offset=1").await;
+        assert_eq!(
+            (&page["total"], page["cards"].as_array().unwrap().len()),
+            (&json!(3), 1)
+        );
+        assert_eq!(page["cards"][0]["out_track_id"], "b");
+    }
+
+    #[tokio::test]
+    async fn a_card_holds_what_was_sent() {
+        let bench = Bench::start().await;
+        bench
+            .create_and_deliver(
+                "a",
+                &["u1"],
+                json!({"privateData": {"u1": {"cardParamMap": {"x": "y"}}}}),
+            )
+            .await;
+        let (_, card) = bench.get("/sandbox/cards/a").await;
+        assert_eq!(
+            (&card["api"], &card["template"]),
+            (&json!("instances"), &json!("TPL.schema"))
+        );
+        assert_eq!(
+            (&card["params"], &card["private"]),
+            (&json!({"pv": "2000"}), &json!({"u1": {"x": "y"}}))
+        );
+        assert_eq!(card["request"]["openSpaceId"], "dtv1.card//IM_ROBOT.u1");
+        assert!(card["created_at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
+        assert_eq!(bench.get("/sandbox/cards/b").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn filters_narrow_the_list() {
+        let bench = Bench::start().await;
+        bench.create_and_deliver("a", &["u15012341231"], json!({})).await;
+        bench
+            .create_and_deliver("b", &["u2"], json!({"cardTemplateId": "other"}))
+            .await;
+        bench
+            .create_and_deliver("c", &["u3"], json!({"cardData": {"cardParamMap": {"who": "张三 Li"}}}))
+            .await;
+        for (query, id) in [
+            ("recipient=u2", "b"),
+            ("recipient=15012341231", "a"),
+            ("template=other", "b"),
+            ("q=u2", "b"),
+            ("q=%E5%BC%A0%E4%B8%89", "c"),
+            ("q=LI", "c"),
+            ("q=OTHER&app=dingsandbox", "b"),
+        ] {
+            let (_, found) = bench.get(&format!("/sandbox/cards?{query}")).await;
+            assert_eq!(
+                (&found["total"], &found["cards"][0]["out_track_id"]),
+                (&json!(1), &json!(id)),
+                "{query}"
+            );
+        }
+        assert_eq!(bench.get("/sandbox/cards?app=dingsandbox2").await.1["total"], 0);
+        assert_eq!(bench.get("/sandbox/cards?recipent=u2").await.0, 400);
+        assert_eq!(bench.get("/sandbox/cards?limit=-1").await.0, 400);
+    }
+
+    #[tokio::test]
+    async fn cards_and_counts_are_deleted_apart() {
+        let bench = Bench::start().await;
+        bench.create_and_deliver("a", &["u1"], json!({})).await;
+        assert_eq!(bench.delete("/sandbox/cards").await.1, json!({"deleted": 1}));
+        assert_eq!(bench.get("/sandbox/cards").await.1, json!({"total": 0, "cards": []}));
+        assert_eq!(bench.get("/sandbox/calls").await.1["deliveries"]["total"], 1);
+        bench.delete("/sandbox/calls").await;
+        let none = json!({"total": 0, "recipients": 0, "duplicates": 0});
+        assert_eq!(bench.get("/sandbox/calls").await.1["deliveries"], none);
+        // A deleted card can be made again, and is then no duplicate.
+        bench.create_and_deliver("a", &["u1"], json!({})).await;
+        assert_eq!(bench.get("/sandbox/calls").await.1["deliveries"]["duplicates"], 0);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_fault_changes_nothing() {
+        let bench = Bench::start().await;
+        bench.faults(json!([{"kind": "garbage"}])).await;
+        let (status, body) = bench
+            .faults(json!([{"kind": "latency", "ms": 1}, {"kind": "storm"}]))
+            .await;
+        assert_eq!(status, 400);
+        assert!(body["error"].as_str().unwrap().starts_with("faults[1]: "), "{body}");
+        assert_eq!(bench.get("/sandbox/faults").await.1["faults"][0]["kind"], "garbage");
+        let broken = got(bench.request(Method::PUT, "/sandbox/faults").body("{")).await;
+        assert_eq!(broken.0, 400);
+        bench.delete("/sandbox/faults").await;
+        assert_eq!(bench.get("/sandbox/faults").await.1["faults"], json!([]));
+    }
+
+    #[tokio::test]
+    async fn a_page_hears_of_each_card_update_and_clearing() {
+        let bench = Bench::start().await;
+        let mut events = bench.request(Method::GET, "/sandbox/events").send().await.unwrap();
+        bench.create_and_deliver("a", &["u1"], json!({})).await;
+        bench
+            .put("/card/instances", json!({"outTrackId": "a", "cardData": {}}))
+            .await;
+        bench.delete("/sandbox/cards").await;
+        let mut text = String::new();
+        while !text.contains("event: clear") {
+            text.push_str(std::str::from_utf8(&events.chunk().await.unwrap().unwrap()).unwrap());
+        }
+        let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+        assert_eq!(names, ["card", "update", "clear"]);
+        let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+        let card: serde_json::Value = serde_json::from_str(data).unwrap();
+        assert_eq!(card["out_track_id"], "a");
+    }
+
+    #[tokio::test]
+    async fn the_page_loads_nothing_from_elsewhere() {
+        let bench = Bench::start().await;
+        let response = bench.request(Method::GET, "/").send().await.unwrap();
+        assert!(
+            response.headers()["content-security-policy"]
+                .to_str()
+                .unwrap()
+                .contains("default-src 'none'")
+        );
+        let page = response.text().await.unwrap();
+        assert!(page.contains("dingcard publish --mobile 15012341231 --template overtime --param pv=2000"));
+        for outside in ["http://", "https://", "src=", "@import", "innerHTML"] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_directory_has_the_apps_and_templates_of_the_settings() {
+        let bench = Bench::with("[templates.tpl]\ntitle = 'Hello ${pv}'").await;
+        let (_, directory) = bench.get("/sandbox/directory").await;
+        assert_eq!(
+            directory["apps"][0],
+            json!({"app_key": "dingsandbox", "robot_code": "dingsandbox"})
+        );
+        assert_eq!(directory["templates"]["tpl"]["title"], "Hello ${pv}");
+    }
+}

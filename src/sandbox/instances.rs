@@ -193,3 +193,176 @@ fn not_exist() -> Answer {
 fn already_exists() -> Answer {
     Answer::refused("param.cardAlreadyExist", "卡片已存在")
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use super::super::testing::{Bench, card, changed, refused};
+    use super::*;
+
+    fn without_delivery(id: &str, changes: Value) -> Value {
+        changed(
+            card(id, &[], json!({"openSpaceId": null, "imRobotOpenDeliverModel": null})),
+            changes,
+        )
+    }
+
+    fn delivery(id: &str, user: &str) -> Value {
+        json!({
+            "outTrackId": id,
+            "openSpaceId": format!("dtv1.card//IM_ROBOT.{user}"),
+            "imRobotOpenDeliverModel": {"spaceType": "IM_ROBOT"},
+        })
+    }
+
+    #[tokio::test]
+    async fn a_card_is_made_and_each_delivery_has_a_result() {
+        let bench = Bench::start().await;
+        let (status, body) = bench
+            .create_and_deliver("a", &["u1", "u0000", "u0001"], json!({}))
+            .await;
+        assert_eq!(
+            (status, &body["success"], &body["result"]["outTrackId"]),
+            (200, &json!(true), &json!("a"))
+        );
+        let results = body["result"]["deliverResults"].as_array().unwrap();
+        assert_eq!(
+            (&results[0]["success"], &results[0]["errorMsg"]),
+            (&json!(true), &json!(""))
+        );
+        assert_ne!(results[0]["carrierId"], "");
+        for failed in &results[1..] {
+            assert_eq!(
+                (&failed["success"], &failed["errorMsg"]),
+                (&json!(false), &json!("spaceId is illegal"))
+            );
+            assert_eq!(failed["carrierId"], "");
+        }
+        let (_, card) = bench.get("/sandbox/cards/a").await;
+        assert_eq!(card["delivery_count"], 1);
+        assert_eq!(card["deliveries"][0]["space_type"], "IM_ROBOT");
+    }
+
+    #[tokio::test]
+    async fn an_id_makes_one_card() {
+        let bench = Bench::start().await;
+        bench.create_and_deliver("a", &["u0000"], json!({})).await;
+        // Although nobody has it yet.
+        let again = bench.create_and_deliver("a", &["u1"], json!({})).await;
+        assert_eq!(refused(&again), (400, "param.cardAlreadyExist"));
+        let create = bench.post("/card/instances", without_delivery("a", json!({}))).await;
+        assert_eq!(refused(&create), (400, "param.cardAlreadyExist"));
+        assert_eq!(bench.get("/sandbox/calls").await.1["deliveries"]["total"], 0);
+    }
+
+    #[tokio::test]
+    async fn each_fault_has_its_code() {
+        let bench = Bench::start().await;
+        for (changes, code) in [
+            (json!({"outTrackId": null}), "param.outTrackIdEmpty"),
+            (json!({"outTrackId": "a".repeat(101)}), "param.invalid"),
+            (json!({"cardTemplateId": ""}), "param.cardTemplateIdEmpty"),
+            (json!({"cardTemplateId": "TPL0000"}), "param.templateNotExist"),
+            (json!({"cardTemplateId": "TPL0001"}), "param.templateUnpublished"),
+            (json!({"cardData": null}), "param.cardPublicDataEmpty"),
+            (json!({"openSpaceId": null}), "param.openSpaceIdEmpty"),
+            (json!({"callbackType": "stream"}), "param.invalid"),
+            (json!({"userId": "u".repeat(101)}), "param.invalid"),
+        ] {
+            let answer = bench.create_and_deliver("a", &["u1"], changes.clone()).await;
+            assert_eq!(refused(&answer), (400, code), "{changes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_robot_of_another_app_fails_the_delivery() {
+        let bench = Bench::start().await;
+        let robot = json!({"imRobotOpenDeliverModel": {"spaceType": "IM_ROBOT", "robotCode": "dingsandbox2"}});
+        let (status, body) = bench.create_and_deliver("a", &["u1"], robot).await;
+        assert_eq!(
+            (status, &body["result"]["deliverResults"][0]["errorMsg"]),
+            (200, &json!("chatbot not exist"))
+        );
+    }
+
+    #[tokio::test]
+    async fn an_instance_is_delivered_where_it_carries_a_model_and_as_often_as_asked() {
+        let bench = Bench::start().await;
+        let made = bench
+            .post(
+                "/card/instances",
+                without_delivery("a", json!({"imRobotOpenSpaceModel": null})),
+            )
+            .await;
+        assert_eq!(made, (200, json!({"success": true, "result": "a"})));
+        let refusal = bench.post("/card/instances/deliver", delivery("a", "u1")).await;
+        assert_eq!(refused(&refusal), (400, "param.openSpaceModelInvalid"));
+
+        let model = json!({"outTrackId": "a", "imRobotOpenSpaceModel": {"supportForward": true}});
+        let carried = bench.put("/card/instances/spaces", model).await;
+        assert_eq!(carried, (200, json!({"success": true, "result": true})));
+        for _ in 0..2 {
+            let (status, body) = bench.post("/card/instances/deliver", delivery("a", "u1")).await;
+            assert_eq!((status, &body["result"][0]["success"]), (200, &json!(true)));
+        }
+        let (_, calls) = bench.get("/sandbox/calls").await;
+        assert_eq!(
+            calls["deliveries"],
+            json!({"total": 2, "recipients": 1, "duplicates": 1})
+        );
+        let (_, body) = bench.post("/card/instances/deliver", delivery("a", "u0000")).await;
+        assert_eq!(
+            (&body["success"], &body["result"][0]["success"]),
+            (&json!(true), &json!(false))
+        );
+    }
+
+    #[tokio::test]
+    async fn an_update_overwrites_or_goes_by_key() {
+        let bench = Bench::start().await;
+        bench.create_and_deliver("a", &["u1"], json!({})).await;
+        let likes = json!({"outTrackId": "a", "cardData": {"cardParamMap": {"likes": "9"}}});
+        let by_key = changed(
+            likes.clone(),
+            json!({"cardUpdateOptions": {"updateCardDataByKey": true}}),
+        );
+        assert_eq!(
+            bench.put("/card/instances", by_key).await,
+            (200, json!({"success": true, "result": true}))
+        );
+        let (_, card) = bench.get("/sandbox/cards/a").await;
+        assert_eq!(card["params"], json!({"pv": "2000", "likes": "9"}));
+        // The option's name in the other API is no option here.
+        let other = changed(likes, json!({"cardOptions": {"updateCardDataByKey": true}}));
+        bench.put("/card/instances", other).await;
+        let (_, card) = bench.get("/sandbox/cards/a").await;
+        assert_eq!(
+            (&card["params"], &card["update_count"]),
+            (&json!({"likes": "9"}), &json!(2))
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_can_be_neither_changed_nor_delivered() {
+        let bench = Bench::start().await;
+        let interactive = json!({
+            "cardTemplateId": "TPL", "outTrackId": "old", "conversationType": 0, "receiverUserIdList": ["u1"],
+            "cardData": {},
+        });
+        assert_eq!(bench.post("/im/interactiveCards/send", interactive).await.0, 200);
+        for id in ["none", "old"] {
+            let update = bench
+                .put("/card/instances", json!({"outTrackId": id, "cardData": {}}))
+                .await;
+            let deliver = bench.post("/card/instances/deliver", delivery(id, "u1")).await;
+            let model = json!({"outTrackId": id, "imRobotOpenSpaceModel": {"supportForward": true}});
+            let spaces = bench.put("/card/instances/spaces", model).await;
+            for answer in [update, deliver, spaces] {
+                assert_eq!(refused(&answer), (400, "param.cardNotExist"));
+            }
+        }
+        let empty = bench.put("/card/instances", json!({"outTrackId": "none"})).await;
+        assert_eq!(refused(&empty), (400, "param.cardDataAndPrivateDataBothEmpty"));
+    }
+}

@@ -163,3 +163,152 @@ fn robot(world: &World, app_key: &str, body: &Map<String, Value>, group: bool) -
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use super::super::testing::{Bench, Got, changed, refused};
+    use super::*;
+
+    async fn send_with(bench: &Bench, id: &str, changes: Value) -> Got {
+        let body = json!({
+            "cardTemplateId": "TPL.schema",
+            "outTrackId": id,
+            "conversationType": 0,
+            "receiverUserIdList": ["u1", "u2"],
+            "robotCode": "dingsandbox",
+            "cardData": {"cardParamMap": {"pv": "2000"}},
+        });
+        bench.post("/im/interactiveCards/send", changed(body, changes)).await
+    }
+
+    #[tokio::test]
+    async fn a_card_is_shown_to_each_receiver() {
+        let bench = Bench::start().await;
+        let (status, body) = send_with(&bench, "a", json!({})).await;
+        assert_eq!((status, &body["success"]), (200, &json!(true)));
+        assert!(body["result"]["processQueryKey"].is_string());
+        let (_, card) = bench.get("/sandbox/cards/a").await;
+        assert_eq!(
+            (&card["api"], &card["app_key"]),
+            (&json!("interactive"), &json!("dingsandbox"))
+        );
+        let to: Vec<_> = card["deliveries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|at| &at["space_id"])
+            .collect();
+        assert_eq!(to, ["u1", "u2"]);
+    }
+
+    #[tokio::test]
+    async fn the_same_id_again_shows_the_old_content_in_a_second_message() {
+        let bench = Bench::start().await;
+        send_with(&bench, "a", json!({})).await;
+        let again = json!({"cardData": {"cardParamMap": {"pv": "1"}}, "receiverUserIdList": ["u2"]});
+        assert_eq!(send_with(&bench, "a", again).await.0, 200);
+        let (_, card) = bench.get("/sandbox/cards/a").await;
+        assert_eq!(
+            (&card["params"]["pv"], &card["delivery_count"]),
+            (&json!("2000"), &json!(3))
+        );
+        let (_, calls) = bench.get("/sandbox/calls").await;
+        assert_eq!(
+            calls["deliveries"],
+            json!({"total": 3, "recipients": 2, "duplicates": 1})
+        );
+    }
+
+    #[tokio::test]
+    async fn a_group_sees_one_message() {
+        let bench = Bench::start().await;
+        let group = json!({"conversationType": 1, "openConversationId": "cidAbC==", "receiverUserIdList": null});
+        assert_eq!(send_with(&bench, "a", group).await.0, 200);
+        let (_, card) = bench.get("/sandbox/cards/a").await;
+        assert_eq!(card["deliveries"][0]["space_type"], "IM_GROUP");
+        assert_eq!(card["deliveries"][0]["space_id"], "cidAbC==");
+    }
+
+    #[tokio::test]
+    async fn one_bad_receiver_refuses_the_whole_call() {
+        let bench = Bench::start().await;
+        for user in ["u0000", "u0001"] {
+            let answer = send_with(&bench, "a", json!({"receiverUserIdList": ["u1", user]})).await;
+            assert_eq!(refused(&answer), (400, "userInfo.convertError"));
+        }
+        assert_eq!(bench.get("/sandbox/cards").await.1["total"], 0);
+    }
+
+    #[tokio::test]
+    async fn each_fault_has_its_code() {
+        let bench = Bench::start().await;
+        let group = |id: &str| json!({"conversationType": 1, "openConversationId": id});
+        let twenty_one: Vec<_> = (0..21).map(|n| format!("u{n}")).collect();
+        for (changes, code) in [
+            (json!({"cardTemplateId": null}), "card.templateEmpty"),
+            (json!({"cardTemplateId": "TPL0000"}), "cardInstance.wrong"),
+            (json!({"cardTemplateId": "TPL0001"}), "cardInstance.wrong"),
+            (json!({"outTrackId": ""}), "card.outTraceIdEmpty"),
+            (json!({"outTrackId": "a".repeat(101)}), "outTrackId.exceed.limit"),
+            (json!({"outTrackId": "a b"}), "card.outTraceIdError"),
+            (json!({"cardData": null}), "param.empty"),
+            (json!({"conversationType": null}), "param.empty"),
+            (json!({"conversationType": 2}), "param.invalid"),
+            (json!({"receiverUserIdList": null}), "param.empty"),
+            (json!({"receiverUserIdList": twenty_one}), "param.invalid"),
+            (json!({"receiverUserIdList": [1]}), "param.invalid"),
+            (json!({"conversationType": 1}), "invalidParameter.cid.empty"),
+            (group("cid0000"), "cidParse.wrong"),
+            (group("somewhere"), "cidParse.wrong"),
+            (group("cid0001"), "sceneGroupNotFound"),
+            (json!({"robotCode": "dingsandbox2"}), "invalid.robotCode"),
+            (
+                json!({"robotCode": null, "chatBotId": "dingsandbox2"}),
+                "chatbot.notFound",
+            ),
+            (changed(group("cidAbC"), json!({"robotCode": ""})), "chatbot.notFound"),
+        ] {
+            let answer = send_with(&bench, "a", changes.clone()).await;
+            assert_eq!(refused(&answer), (400, code), "{changes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_single_chat_needs_no_robot() {
+        let bench = Bench::start().await;
+        assert_eq!(send_with(&bench, "a", json!({"robotCode": null})).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn an_update_says_true_as_a_string_and_goes_by_key_only_when_asked() {
+        let bench = Bench::start().await;
+        send_with(&bench, "a", json!({})).await;
+        let likes = json!({"outTrackId": "a", "cardData": {"cardParamMap": {"likes": "9"}}});
+        let by_key = changed(likes.clone(), json!({"cardOptions": {"updateCardDataByKey": true}}));
+        assert_eq!(
+            bench.put("/im/interactiveCards", by_key).await,
+            (200, json!({"success": "true"}))
+        );
+        let params = || async { bench.get("/sandbox/cards/a").await.1["params"].clone() };
+        assert_eq!(params().await, json!({"pv": "2000", "likes": "9"}));
+        bench.put("/im/interactiveCards", likes).await;
+        assert_eq!(params().await, json!({"likes": "9"}));
+    }
+
+    #[tokio::test]
+    async fn an_update_finds_only_cards_of_this_api() {
+        let bench = Bench::start().await;
+        bench.create_and_deliver("new", &["u1"], json!({})).await;
+        for (id, code) in [
+            ("none", "cardInstance.notExist"),
+            ("new", "cardInstance.notExist"),
+            ("", "card.outTraceIdEmpty"),
+            (&"a".repeat(101), "outTrackIdLengthLimited"),
+        ] {
+            let answer = bench.put("/im/interactiveCards", json!({"outTrackId": id})).await;
+            assert_eq!(refused(&answer), (400, code));
+        }
+    }
+}

@@ -214,3 +214,169 @@ impl ErrorSpec {
         .retry_after(self.retry_after)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use reqwest::Method;
+
+    use super::super::testing::{Bench, card, changed, refused};
+    use super::*;
+
+    async fn send(bench: &Bench, id: &str) -> Result<(u16, String), reqwest::Error> {
+        let call = bench.signed(Method::POST, "/v1.0/card/instances/createAndDeliver");
+        let response = call.json(&card(id, &["u1"], json!({}))).send().await?;
+        Ok((response.status().as_u16(), response.text().await?))
+    }
+
+    async fn cards(bench: &Bench) -> u64 {
+        bench.get("/sandbox/cards").await.1["total"].as_u64().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_error_can_be_any_row_of_either_family() {
+        let bench = Bench::start().await;
+        let error = json!({"kind": "error"});
+        let new = json!({"status": 403, "code": "Forbidden.AccessDenied.ApiCountLimitForOrg", "legacy": false});
+        bench.faults(json!([changed(error.clone(), new)])).await;
+        let answer = bench.create_and_deliver("a", &["u1"], json!({})).await;
+        assert_eq!(refused(&answer), (403, "Forbidden.AccessDenied.ApiCountLimitForOrg"));
+
+        let legacy = json!({"errcode": 88, "sub_code": "60011", "message": "no"});
+        bench.faults(json!([changed(error.clone(), legacy)])).await;
+        let (status, body) = bench.get("/topapi/v2/user/getbymobile").await;
+        assert_eq!((status, &body["errcode"]), (200, &json!(88)));
+        assert_eq!(body["errmsg"], "ding talk error[subcode=60011,submsg=no]");
+
+        bench
+            .faults(json!([changed(error.clone(), json!({"legacy": true, "errcode": -1}))]))
+            .await;
+        assert_eq!(bench.get("/gettoken").await.1["errcode"], -1);
+
+        let body = json!({"Code": "InvalidAuthentication", "Message": "no"});
+        bench
+            .faults(json!([changed(error.clone(), json!({"status": 401, "body": body}))]))
+            .await;
+        assert_eq!(bench.create_and_deliver("a", &["u1"], json!({})).await, (401, body));
+
+        bench
+            .faults(json!([changed(error, json!({"status": 429, "retry_after": 3}))]))
+            .await;
+        let response = bench.request(Method::GET, "/gettoken").send().await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), response.headers()["retry-after"].as_bytes()),
+            (429, &b"3"[..])
+        );
+        assert_eq!(cards(&bench).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_connection_takes_no_card_and_a_lost_answer_does() {
+        let bench = Bench::start().await;
+        bench.faults(json!([{"kind": "drop_connection", "next": 1}])).await;
+        assert!(send(&bench, "a").await.is_err());
+        assert_eq!(cards(&bench).await, 0);
+        bench.faults(json!([{"kind": "lose_answer", "next": 1}])).await;
+        assert!(send(&bench, "a").await.is_err());
+        assert_eq!(cards(&bench).await, 1);
+        let (_, calls) = bench.get("/sandbox/calls").await;
+        for result in ["drop_connection", "lose_answer"] {
+            assert!(calls["calls"].to_string().contains(result), "{calls}");
+        }
+        assert!(send(&bench, "a").await.unwrap().1.contains("param.cardAlreadyExist"));
+    }
+
+    #[tokio::test]
+    async fn a_taken_call_can_be_answered_with_an_error() {
+        let bench = Bench::start().await;
+        bench
+            .faults(json!([{"kind": "error", "status": 500, "code": "system.busy", "taken": true}]))
+            .await;
+        assert_eq!(send(&bench, "a").await.unwrap().0, 500);
+        assert_eq!(cards(&bench).await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_ban_is_json_or_a_page_with_http_200() {
+        let bench = Bench::start().await;
+        bench.faults(json!([{"kind": "ip_ban"}])).await;
+        let (status, body) = bench.get("/gettoken").await;
+        assert_eq!(
+            (status, body),
+            (200, json!({"status": 1111, "wait": 5, "punish": "deny"}))
+        );
+        bench.faults(json!([{"kind": "html", "status": 403}])).await;
+        let (status, body) = send(&bench, "a").await.unwrap();
+        assert!(status == 403 && body.starts_with("<!doctype html>"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn bodies_can_be_broken_big_or_slow() {
+        let bench = Bench::start().await;
+        bench.faults(json!([{"kind": "garbage"}])).await;
+        let (status, body) = send(&bench, "a").await.unwrap();
+        assert!(status == 200 && serde_json::from_str::<Value>(&body).is_err(), "{body}");
+        bench.faults(json!([{"kind": "big_body", "bytes": 1_000_000}])).await;
+        let (_, body) = send(&bench, "a").await.unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(&body).unwrap()["padding"]
+                .as_str()
+                .unwrap()
+                .len(),
+            1_000_000
+        );
+        bench
+            .faults(json!([{"kind": "slow_body", "ms": 1}, {"kind": "latency", "ms": 1}]))
+            .await;
+        let (_, body) = send(&bench, "a").await.unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["success"], true);
+    }
+
+    #[tokio::test]
+    async fn tokens_end_and_the_next_one_is_new() {
+        let mut bench = Bench::start().await;
+        let before = bench.token().to_owned();
+        bench.faults(json!([{"kind": "expire_tokens"}])).await;
+        let answer = bench.create_and_deliver("a", &["u1"], json!({})).await;
+        assert_eq!(refused(&answer), (400, "InvalidAuthentication"));
+        bench.sign_in().await;
+        assert_ne!(bench.token(), before);
+        bench
+            .faults(json!([{"kind": "expire_tokens", "endpoint": "createAndDeliver", "next": 1}]))
+            .await;
+        let answer = bench.create_and_deliver("a", &["u1"], json!({})).await;
+        assert_eq!(refused(&answer), (400, "InvalidAuthentication"));
+    }
+
+    #[tokio::test]
+    async fn the_throttle_can_be_turned_off_and_on() {
+        let bench = Bench::with("rate_per_second = 1").await;
+        let flood = |prefix: &'static str| {
+            let bench = &bench;
+            let calls = (0..20).map(move |n| async move { send(bench, &format!("{prefix}{n}")).await.unwrap().0 });
+            futures_util::future::join_all(calls)
+        };
+        bench.faults(json!([{"kind": "throttle", "on": false}])).await;
+        assert!(flood("a").await.iter().all(|&status| status == 200));
+        bench
+            .faults(json!([{"kind": "throttle", "on": true, "per_second": 2}]))
+            .await;
+        assert!(flood("b").await.contains(&403));
+    }
+
+    #[tokio::test]
+    async fn a_delivery_can_fail_inside_a_success() {
+        let bench = Bench::start().await;
+        bench
+            .faults(json!([{"kind": "fail_delivery", "message": "SYSTEM_ERROR", "space_id": "u2"}]))
+            .await;
+        let (status, body) = bench.create_and_deliver("a", &["u1", "u2"], json!({})).await;
+        let results = &body["result"]["deliverResults"];
+        assert_eq!(
+            (status, &results[0]["success"], &results[1]["success"]),
+            (200, &json!(true), &json!(false))
+        );
+        assert_eq!(results[1]["errorMsg"], "SYSTEM_ERROR");
+    }
+}

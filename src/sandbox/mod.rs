@@ -121,3 +121,40 @@ impl World {
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use super::*;
+
+    async fn running(stop: &CancellationToken) -> (String, tokio::task::JoinHandle<std::io::Result<()>>) {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let stop = stop.clone();
+        (
+            base,
+            tokio::spawn(async move { serve(listener, &Sandbox::default(), stop).await }),
+        )
+    }
+
+    #[tokio::test]
+    async fn it_stops_although_a_page_is_open_and_a_call_hangs() {
+        let stop = CancellationToken::new();
+        let (base, server) = running(&stop).await;
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let mut page = client.get(format!("{base}/sandbox/events")).send().await.unwrap();
+        let hang = r#"{"faults": [{"kind": "latency", "ms": 3600000}]}"#;
+        client
+            .put(format!("{base}/sandbox/faults"))
+            .body(hang)
+            .send()
+            .await
+            .unwrap();
+        tokio::spawn(client.get(format!("{base}/gettoken")).send());
+        stop.cancel();
+        assert!(server.await.unwrap().is_ok());
+        assert!(page.chunk().await.unwrap().is_none());
+    }
+}

@@ -85,3 +85,97 @@ fn is_mobile(text: &str) -> bool {
         && digits.starts_with(|first: char| first.is_ascii_digit())
         && digits.chars().all(|char| char.is_ascii_digit() || char == '-')
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use reqwest::Method;
+
+    use super::super::testing::{Bench, Got, got};
+    use super::*;
+
+    async fn look_up(bench: &Bench, body: Value) -> Got {
+        let path = format!("/topapi/v2/user/getbymobile?access_token={}", bench.token());
+        got(bench.request(Method::POST, &path).json(&body)).await
+    }
+
+    #[tokio::test]
+    async fn a_pair_of_key_and_secret_gets_a_token() {
+        let bench = Bench::start().await;
+        let (status, body) = bench
+            .get("/gettoken?appkey=dingsandbox2&appsecret=sandbox-secret-2")
+            .await;
+        assert_eq!(
+            (status, &body["errcode"], &body["expires_in"]),
+            (200, &json!(0), &json!(7200))
+        );
+        assert_ne!(body["access_token"], bench.token());
+    }
+
+    #[tokio::test]
+    async fn a_wrong_pair_is_40096_with_http_200() {
+        let bench = Bench::start().await;
+        let (status, body) = bench.get("/gettoken?appkey=dingsandbox&appsecret=wrong").await;
+        assert_eq!(
+            (status, &body["errcode"], &body["sub_code"]),
+            (200, &json!(40096), &Value::Null)
+        );
+    }
+
+    #[tokio::test]
+    async fn parameters_of_gettoken_in_a_body_are_not_seen() {
+        let bench = Bench::start().await;
+        let call = bench.request(Method::GET, "/gettoken");
+        let body = json!({"appkey": "dingsandbox", "appsecret": "sandbox-secret"});
+        assert_eq!(got(call.json(&body)).await.1["errcode"], 40035);
+    }
+
+    #[tokio::test]
+    async fn a_mobile_gives_its_user() {
+        let bench = Bench::start().await;
+        for mobile in ["15012341231", "+86-15012341231"] {
+            let (status, body) = look_up(&bench, json!({"mobile": mobile})).await;
+            assert_eq!(
+                (status, &body["errcode"], &body["result"]),
+                (200, &json!(0), &json!({"userid": "u15012341231"}))
+            );
+        }
+        let body = json!({"mobile": "15012341231", "support_exclusive_account_search": true});
+        assert_eq!(
+            look_up(&bench, body).await.1["result"]["exclusive_account_userid_list"],
+            json!([])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_form_serves_too_and_may_carry_the_token() {
+        let bench = Bench::start().await;
+        let body = format!("mobile=%2B8615012341231&access_token={}", bench.token());
+        let call = bench.request(Method::POST, "/topapi/v2/user/getbymobile").body(body);
+        let (_, body) = got(call.header("content-type", "application/x-www-form-urlencoded;charset=utf-8")).await;
+        assert_eq!(body["result"]["userid"], "u15012341231");
+    }
+
+    #[tokio::test]
+    async fn each_bad_number_has_its_code() {
+        let bench = Bench::start().await;
+        for (body, errcode) in [
+            (json!({"mobile": "15000000000"}), 60121),
+            (json!({"mobile": "15000000001"}), 60120),
+            (json!({"mobile": "manager7"}), 40104),
+            (json!({"mobile": "123"}), 40104),
+            (json!({"mobile": ""}), 40035),
+            (json!({}), 40035),
+            (json!({"mobile": 15_012_341_231_u64}), 400_002),
+            (
+                json!({"mobile": "15012341231", "support_exclusive_account_search": "maybe"}),
+                400_002,
+            ),
+            (json!([]), 40038),
+        ] {
+            let (status, answer) = look_up(&bench, body.clone()).await;
+            assert_eq!((status, &answer["errcode"]), (200, &json!(errcode)), "{body}");
+        }
+    }
+}

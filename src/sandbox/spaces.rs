@@ -156,3 +156,85 @@ pub(super) fn refusal(world: &World, app_key: &str, body: &Map<String, Value>, s
 fn is_texts(list: &Value) -> bool {
     list.as_array().is_some_and(|list| list.iter().all(Value::is_string))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+
+    use serde_json::json;
+
+    use super::super::testing::{Bench, refused};
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Space>, String> {
+        let body = json!({"openSpaceId": text}).as_object().unwrap().clone();
+        open_space_id(&body).map_err(|answer| answer.result().to_owned())
+    }
+
+    #[test]
+    fn an_open_space_id_names_spaces_of_any_type_and_case() {
+        let spaces = read("dtv1.card//IM_ROBOT.u.1;im_group.cidA=;").unwrap();
+        let space = |kind, id: &str| Space {
+            kind,
+            id: id.to_owned(),
+        };
+        assert_eq!(
+            spaces,
+            [space(SpaceType::ImRobot, "u.1"), space(SpaceType::ImGroup, "cidA=")]
+        );
+    }
+
+    #[test]
+    fn a_wrong_open_space_id_is_refused() {
+        let long = format!("dtv1.card//IM_ROBOT.{}", "u".repeat(1000));
+        let many = format!("dtv1.card//{}", "IM_ROBOT.u;".repeat(21));
+        for (text, code) in [
+            ("", "param.openSpaceIdEmpty"),
+            ("IM_ROBOT.u1", "param.openSpaceIdInvalid"),
+            ("dtv1.card://IM_ROBOT.u1", "param.openSpaceIdInvalid"),
+            ("dtv1.card//", "param.openSpaceIdInvalid"),
+            ("dtv1.card//u1", "param.openSpaceIdInvalid"),
+            ("dtv1.card//IM_MOON.u1", "param.openSpaceIdInvalid"),
+            ("dtv1.card//IM_ROBOT.", "param.openSpaceIdInvalid"),
+            (&long, "param.openSpaceIdInvalid"),
+            (&many, "param.invalid"),
+        ] {
+            assert_eq!(read(text).unwrap_err(), code, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_model_that_lacks_something_has_its_code() {
+        let bench = Bench::start().await;
+        let group = |model: Value| {
+            json!({
+                "openSpaceId": "dtv1.card//IM_GROUP.cidA",
+                "imGroupOpenSpaceModel": {"supportForward": true},
+                "imGroupOpenDeliverModel": model,
+            })
+        };
+        for (changes, code) in [
+            (json!({"imRobotOpenDeliverModel": null}), "param.openDeliverModelEmpty"),
+            (json!({"imRobotOpenDeliverModel": {}}), "param.openDeliverModelError"),
+            (
+                json!({"imRobotOpenDeliverModel": {"spaceType": "IM_GROUP"}}),
+                "param.openDeliverModelError",
+            ),
+            (json!({"imRobotOpenSpaceModel": null}), "param.openSpaceModelInvalid"),
+            (json!({"imRobotOpenSpaceModel": {}}), "param.openSpaceModelInvalid"),
+            (group(Value::Null), "param.spaceDeliverModelEmpty"),
+            (group(json!({})), "param.openDeliverModelError"),
+            (
+                group(json!({"robotCode": "dingsandbox", "recipients": [1]})),
+                "param.openDeliverModelError",
+            ),
+        ] {
+            let answer = bench.create_and_deliver("a", &["u1"], changes.clone()).await;
+            assert_eq!(refused(&answer), (400, code), "{changes}");
+        }
+        let answer = bench
+            .create_and_deliver("a", &[], group(json!({"robotCode": "dingsandbox"})))
+            .await;
+        assert_eq!(answer.0, 200);
+    }
+}
