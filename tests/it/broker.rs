@@ -39,7 +39,8 @@ impl Broker {
             url: String::new(),
         };
         let owner = std::process::id().to_string();
-        broker.url = broker.node("start", &["--owner", &owner])?.trim().to_owned();
+        let url = broker.node("start", &["--owner", &owner])?;
+        url.trim().clone_into(&mut broker.url);
         Ok(broker)
     }
 

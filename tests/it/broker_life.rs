@@ -4,8 +4,7 @@ use serde_json::json;
 
 use crate::broker::Broker;
 use crate::delivery::single_jobs;
-use crate::http::wait_until;
-use crate::stand::{PATIENCE, Stand, shared_broker};
+use crate::stand::{PATIENCE, Stand, shared_broker, wait_until};
 
 #[test]
 fn a_broker_killed_in_the_middle_of_twenty_thousand_jobs_loses_none_and_the_worker_goes_on() {
@@ -13,16 +12,34 @@ fn a_broker_killed_in_the_middle_of_twenty_thousand_jobs_loses_none_and_the_work
     let stand = Stand::on(broker.url());
     let worker = stand.worker();
     stand.publish_lines(single_jobs(0, 20_000));
-    wait_until("a quarter is delivered", PATIENCE, || (worker.jobs("delivered") >= 5_000.0).then_some(()));
+    wait_until("a quarter is delivered", || {
+        (worker.jobs("delivered") >= 5_000.0).then_some(())
+    });
     broker.kill();
-    wait_until("the worker is not ready", PATIENCE, || (worker.ready().0 == 503).then_some(()));
+    wait_until("the worker is not ready", || (worker.ready().0 == 503).then_some(()));
     broker.restart();
-    wait_until("all delivered", PATIENCE, || (worker.recipients("delivered", "none") >= 20_000.0).then_some(()));
-    wait_until("the queue is empty", PATIENCE, || (broker.messages(&stand.queue("jobs")) == 0).then_some(()));
+    wait_until("all delivered", || {
+        (worker.recipients("delivered", "none") >= 20_000.0).then_some(())
+    });
+    wait_until("the queue is empty", || {
+        (broker.messages(&stand.queue("jobs")) == 0).then_some(())
+    });
     let deliveries = &stand.calls()["deliveries"];
-    assert_eq!((&deliveries["total"], &deliveries["recipients"]), (&json!(20_000), &json!(20_000)));
-    assert_eq!(worker.recipients("delivered", "none") + worker.recipients("delivered", "unconfirmed"), 20_000.0);
-    assert_eq!((worker.jobs("dead"), worker.metric("dingcard_broker_reconnects_total", &[])), (0.0, 1.0));
+    assert_eq!(
+        (&deliveries["total"], &deliveries["recipients"]),
+        (&json!(20_000), &json!(20_000))
+    );
+    assert_eq!(
+        worker.recipients("delivered", "none") + worker.recipients("delivered", "unconfirmed"),
+        20_000.0
+    );
+    assert_eq!(
+        (
+            worker.jobs("dead"),
+            worker.metric("dingcard_broker_reconnects_total", &[])
+        ),
+        (0.0, 1.0)
+    );
     assert_eq!(worker.ready().0, 200);
 }
 
@@ -30,14 +47,20 @@ fn a_broker_killed_in_the_middle_of_twenty_thousand_jobs_loses_none_and_the_work
 fn a_worker_killed_in_the_middle_loses_nothing_and_repeats_nothing() {
     let stand = Stand::new().with("AMQP__PREFETCH", "32");
     stand.faults(&json!([{"kind": "latency", "ms": 20}]));
-    let first = stand.worker();
+    let mut first = stand.worker();
     stand.publish_lines(single_jobs(0, 1_000));
-    wait_until("some are delivered", PATIENCE, || (first.jobs("delivered") >= 200.0).then_some(()));
+    wait_until("some are delivered", || {
+        (first.jobs("delivered") >= 200.0).then_some(())
+    });
     first.process.kill();
     let second = stand.worker();
     let delivered = || stand.calls()["deliveries"].clone();
-    wait_until("all delivered", PATIENCE, || (delivered()["recipients"] == json!(1_000)).then_some(()));
-    wait_until("nothing is left", PATIENCE, || (shared_broker().messages(&stand.queue("jobs")) == 0).then_some(()));
+    wait_until("all delivered", || {
+        (delivered()["recipients"] == json!(1_000)).then_some(())
+    });
+    wait_until("nothing is left", || {
+        (shared_broker().messages(&stand.queue("jobs")) == 0).then_some(())
+    });
     assert_eq!(delivered()["total"], json!(1_000));
     assert_eq!(second.jobs("dead"), 0.0);
 }
@@ -46,17 +69,25 @@ fn a_worker_killed_in_the_middle_loses_nothing_and_repeats_nothing() {
 fn a_worker_told_to_stop_finishes_what_is_in_work_and_gives_the_rest_back() {
     let stand = Stand::new();
     stand.faults(&json!([{"kind": "latency", "ms": 300}]));
-    let first = stand.worker();
+    let mut first = stand.worker();
     stand.publish_lines(single_jobs(0, 300));
-    wait_until("some are in work", PATIENCE, || (first.metric("dingcard_jobs_in_flight", &[]) > 0.0).then_some(()));
+    wait_until("some are in work", || {
+        (first.metric("dingcard_jobs_in_flight", &[]) > 0.0).then_some(())
+    });
     first.process.terminate();
-    assert_eq!(first.process.wait(PATIENCE), Some(0));
-    let last = first.process.wait_for_line("stopped", PATIENCE);
+    assert_eq!(first.process.wait(PATIENCE), Ok(0));
+    let last = first.wait_for_line("stopped");
     assert!(last.contains("given_back=0"), "{last}");
     let second = stand.worker();
-    wait_until("all delivered", PATIENCE, || (stand.calls()["deliveries"]["recipients"] == json!(300)).then_some(()));
+    wait_until("all delivered", || {
+        (stand.calls()["deliveries"]["recipients"] == json!(300)).then_some(())
+    });
     assert_eq!(stand.calls()["deliveries"]["total"], json!(300));
-    assert_eq!(second.recipients("delivered", "unconfirmed"), 0.0, "nothing was given up in a call");
+    assert_eq!(
+        second.recipients("delivered", "unconfirmed"),
+        0.0,
+        "nothing was given up in a call"
+    );
 }
 
 #[test]
@@ -65,7 +96,7 @@ fn a_queue_deleted_under_the_worker_is_made_anew_and_consumed() {
     let stand = Stand::on(broker.url());
     let worker = stand.worker();
     broker.ctl(&["delete_queue", &stand.queue("jobs")]);
-    wait_until("the worker consumes again", PATIENCE, || {
+    wait_until("the worker consumes again", || {
         (worker.metric("dingcard_broker_reconnects_total", &[]) >= 1.0 && worker.ready().0 == 200).then_some(())
     });
     stand.publish(&["--user-id", "a"]);
@@ -76,11 +107,11 @@ fn a_queue_deleted_under_the_worker_is_made_anew_and_consumed() {
 fn where_the_worker_may_not_declare_it_waits_unready_until_the_topology_is_there() {
     let stand = Stand::new().with("AMQP__TOPOLOGY", "verify");
     let worker = stand.starting_worker();
-    wait_until("the reason is told", PATIENCE, || {
+    wait_until("the reason is told", || {
         let (status, body) = worker.ready();
         (status == 503 && body["reasons"][0].as_str().is_some_and(|r| r.contains("topology"))).then_some(())
     });
     let declaring = Stand::new().with("AMQP__NAMESPACE", &stand.namespace);
     assert!(declaring.run(&["topology"], "").status.success());
-    worker.process.wait_for_line("consuming", PATIENCE);
+    worker.wait_for_line("consuming");
 }

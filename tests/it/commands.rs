@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::broker::Broker;
-use crate::stand::{Stand, shared_broker};
+use crate::stand::{Stand, shared_broker, wait_until};
 
 fn stderr(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -16,11 +16,19 @@ fn exit_codes_tell_wrong_usage_from_bad_configuration_from_failure() {
     let misspelt = Stand::new().with("AMQP__PREFECH", "7");
     let output = misspelt.run(&["topology"], "");
     assert_eq!(output.status.code(), Some(64));
-    assert!(stderr(&output).contains("DINGCARD_AMQP__PREFECH") && stderr(&output).contains("prefetch"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("DINGCARD_AMQP__PREFECH") && stderr(&output).contains("prefetch"),
+        "{}",
+        stderr(&output)
+    );
     let away = Stand::new().with("AMQP__URL", "amqp://guest:pa55word@127.0.0.1:1/%2f");
     let output = away.run(&["publish", "--user-id", "a"], "");
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("127.0.0.1:1") && !stderr(&output).contains("pa55word"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("127.0.0.1:1") && !stderr(&output).contains("pa55word"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -32,13 +40,21 @@ fn a_worker_without_credentials_says_where_they_are_found() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(64));
-    assert!(stderr(&output).contains("app_secret") && stderr(&output).contains("console"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("app_secret") && stderr(&output).contains("console"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
 fn an_invalid_line_is_refused_by_number_before_anything_is_sent() {
     let stand = Stand::new();
-    let lines = [json!({"to": [{"user_id": "a"}]}), json!({"to": []}), json!({"to": [{"user_id": "a"}], "app": "nobody"})];
+    let lines = [
+        json!({"to": [{"user_id": "a"}]}),
+        json!({"to": []}),
+        json!({"to": [{"user_id": "a"}], "app": "nobody"}),
+    ];
     let input = lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     let output = stand.run(&["publish", "--file", "-"], &input);
     assert_eq!(output.status.code(), Some(1));
@@ -51,12 +67,14 @@ fn an_invalid_line_is_refused_by_number_before_anything_is_sent() {
 #[test]
 fn published_jobs_are_named_one_a_line_in_their_order() {
     let stand = Stand::new();
-    let input = (0..50).map(|n| format!("{{\"id\":\"j{n}\",\"to\":[{{\"user_id\":\"a\"}}]}}\n")).collect::<String>();
+    let input = (0..50)
+        .map(|n| format!("{{\"id\":\"j{n}\",\"to\":[{{\"user_id\":\"a\"}}]}}\n"))
+        .collect::<String>();
     let output = stand.run(&["publish", "--file", "-", "--urgent"], &input);
     let expected: String = (0..50).map(|n| format!("j{n}\n")).collect();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
     let queue = stand.queue("urgent");
-    crate::http::wait_until("50 messages", crate::stand::PATIENCE, || (shared_broker().messages(&queue) == 50).then_some(()));
+    wait_until("50 messages", || (shared_broker().messages(&queue) == 50).then_some(()));
 }
 
 #[test]

@@ -3,9 +3,8 @@
 use serde_json::json;
 
 use crate::delivery::single_jobs;
-use crate::http::wait_until;
 use crate::producers::{dead_letters, publish_raw};
-use crate::stand::{PATIENCE, Stand};
+use crate::stand::{Stand, wait_until};
 
 #[test]
 fn a_message_that_is_no_job_is_dead_at_once_with_the_path_of_its_fault() {
@@ -17,16 +16,25 @@ fn a_message_that_is_no_job_is_dead_at_once_with_the_path_of_its_fault() {
     let letter = dead_letters(&stand, 1).remove(0);
     assert_eq!(letter.body, malformed, "the body as the producer wrote it");
     assert_eq!(letter.header("dingcard-reason"), "invalid_job");
-    assert!(letter.header("dingcard-detail").starts_with("to[2].mobile: "), "{}", letter.header("dingcard-detail"));
+    assert!(
+        letter.header("dingcard-detail").starts_with("to[2].mobile: "),
+        "{}",
+        letter.header("dingcard-detail")
+    );
     assert_eq!(letter.header("dingcard-queue"), stand.queue("jobs"));
-    assert_eq!(worker.metric("dingcard_dead_letters_total", &[("reason", "invalid_job")]), 1.0);
+    assert_eq!(
+        worker.metric("dingcard_dead_letters_total", &[("reason", "invalid_job")]),
+        1.0
+    );
 }
 
 #[test]
 fn who_cannot_be_reached_is_named_in_one_dead_letter_and_the_others_get_the_card() {
     let stand = Stand::new();
     let worker = stand.worker();
-    let mut to: Vec<_> = (0..30).map(|n| json!({"mobile": format!("1501234{:04}", n + 5000)})).collect();
+    let mut to: Vec<_> = (0..30)
+        .map(|n| json!({"mobile": format!("1501234{:04}", n + 5000)}))
+        .collect();
     to[3] = json!({"mobile": "15012340000"});
     to[17] = json!({"mobile": "15012350000"});
     to[20] = json!({"mobile": "no number"});
@@ -34,7 +42,10 @@ fn who_cannot_be_reached_is_named_in_one_dead_letter_and_the_others_get_the_card
     stand.publish_lines([json!({"id": "j", "to": to})]);
     worker.wait_for_jobs("dead", 1);
     let letter = dead_letters(&stand, 1).remove(0);
-    assert_eq!(letter.header("dingcard-failed"), "user_not_found=3,17,25;mobile_invalid=20");
+    assert_eq!(
+        letter.header("dingcard-failed"),
+        "user_not_found=3,17,25;mobile_invalid=20"
+    );
     assert_eq!(letter.message_id, "j");
     assert_eq!(worker.recipients("delivered", "none"), 26.0);
     assert_eq!(worker.recipients("dead", "user_not_found"), 3.0);
@@ -52,20 +63,28 @@ fn one_bad_recipient_among_twenty_on_interactive_cards_costs_only_itself() {
     stand.publish_lines([json!({"to": to})]);
     worker.wait_for_jobs("dead", 1);
     let letter = dead_letters(&stand, 1).remove(0);
-    assert_eq!(letter.header("dingcard-failed"), "user_not_found=7;conversation_invalid=20");
+    assert_eq!(
+        letter.header("dingcard-failed"),
+        "user_not_found=7;conversation_invalid=20"
+    );
     assert_eq!(stand.calls()["deliveries"]["total"], json!(20));
     assert_eq!(stand.calls()["deliveries"]["duplicates"], json!(0));
 }
 
 #[test]
 fn jobs_that_no_configuration_can_serve_are_dead_with_the_reason() {
-    let stand = Stand::new().with("TEMPLATES__STRICT__ID", "tpl").with("TEMPLATES__STRICT__REQUIRED", r#"["pv"]"#);
+    let stand = Stand::new()
+        .with("TEMPLATES__STRICT__ID", "tpl")
+        .with("TEMPLATES__STRICT__REQUIRED", r#"["pv"]"#);
     let worker = stand.worker();
     publish_raw(&stand, "jobs", br#"{"app":"nobody","to":[{"user_id":"a"}]}"#);
     stand.publish(&["--template", "tpl0000", "--user-id", "a"]);
     stand.publish(&["--template", "strict", "--user-id", "a", "--param", "users=1"]);
     worker.wait_for_jobs("dead", 3);
-    let mut reasons: Vec<_> = dead_letters(&stand, 3).iter().map(|l| l.header("dingcard-reason")).collect();
+    let mut reasons: Vec<_> = dead_letters(&stand, 3)
+        .iter()
+        .map(|l| l.header("dingcard-reason"))
+        .collect();
     reasons.sort();
     assert_eq!(reasons, ["params_invalid", "template_invalid", "unknown_app"]);
 }
@@ -87,14 +106,20 @@ fn a_passing_fault_is_retried_at_once_and_a_longer_one_by_the_broker() {
 
 #[test]
 fn when_every_attempt_fails_the_job_is_dead_with_the_last_reason_told() {
-    let stand = Stand::new().with("RETRY__IMMEDIATE", "0").with("RETRY__MAX_ATTEMPTS", "2");
+    let stand = Stand::new()
+        .with("RETRY__IMMEDIATE", "0")
+        .with("RETRY__MAX_ATTEMPTS", "2");
     let worker = stand.worker();
     stand.faults(&json!([{"kind": "error", "endpoint": "createAndDeliver", "status": 503}]));
     stand.publish(&["--user-id", "a"]);
     worker.wait_for_jobs("dead", 1);
     let letter = dead_letters(&stand, 1).remove(0);
     assert_eq!(letter.header("dingcard-reason"), "attempts_exhausted");
-    assert!(letter.header("dingcard-detail").contains("server_error"), "{}", letter.header("dingcard-detail"));
+    assert!(
+        letter.header("dingcard-detail").contains("server_error"),
+        "{}",
+        letter.header("dingcard-detail")
+    );
     assert_eq!(letter.header("dingcard-open"), "0?", "a 503 may have been executed");
 }
 
@@ -111,7 +136,9 @@ fn a_lost_answer_shows_the_card_once_and_counts_as_unconfirmed() {
 
 #[test]
 fn answers_that_are_no_success_are_never_taken_for_one() {
-    let stand = Stand::new().with("RETRY__IMMEDIATE", "0").with("RETRY__INITIAL", "100ms");
+    let stand = Stand::new()
+        .with("RETRY__IMMEDIATE", "0")
+        .with("RETRY__INITIAL", "100ms");
     let worker = stand.worker();
     let faults = [
         json!({"kind": "garbage", "next": 1}),
@@ -136,19 +163,33 @@ fn a_wrong_secret_holds_the_app_its_jobs_wait_and_delivery_resumes_by_itself() {
         "code": "invalidClientIdOrSecret"});
     stand.faults(&json!([refused]));
     stand.publish_lines(single_jobs(0, 200));
-    wait_until("the hold", PATIENCE, || {
-        (worker.metric("dingcard_app_hold", &[("app", "default"), ("reason", "bad_credentials")]) == 1.0).then_some(())
+    wait_until("the hold", || {
+        (worker.metric(
+            "dingcard_app_hold",
+            &[("app", "default"), ("reason", "bad_credentials")],
+        ) == 1.0)
+            .then_some(())
     });
     assert_eq!(worker.ready().0, 200, "a hold is for an alert, not for a rollout");
     assert_eq!(worker.ready().1["holds"], json!({"default": "bad_credentials"}));
     stand.publish(&["--app", "sales", "--template", "t", "--user-id", "a"]);
-    wait_until("the other app delivers", PATIENCE, || {
+    wait_until("the other app delivers", || {
         (worker.metric("dingcard_jobs_total", &[("app", "sales"), ("outcome", "delivered")]) == 1.0).then_some(())
     });
     stand.faults(&json!([]));
-    wait_until("all delivered", PATIENCE, || (worker.recipients("delivered", "none") == 201.0).then_some(()));
-    assert_eq!((worker.jobs("dead"), worker.metric("dingcard_app_hold", &[])), (0.0, 0.0));
-    let said: Vec<_> = worker.process.lines().into_iter().filter(|l| l.contains("on hold")).collect();
+    wait_until("all delivered", || {
+        (worker.recipients("delivered", "none") == 201.0).then_some(())
+    });
+    assert_eq!(
+        (worker.jobs("dead"), worker.metric("dingcard_app_hold", &[])),
+        (0.0, 0.0)
+    );
+    let said: Vec<_> = worker
+        .process
+        .lines()
+        .into_iter()
+        .filter(|l| l.contains("on hold"))
+        .collect();
     assert_eq!(said.len(), 1, "one line says what to do: {said:?}");
     assert!(said[0].contains("app_secret"), "{said:?}");
 }
@@ -167,7 +208,10 @@ fn throttling_slows_the_app_and_burns_no_attempt() {
 
 #[test]
 fn no_log_and_no_metric_shows_a_secret_a_token_or_a_mobile() {
-    let stand = Stand::new().with("LOG__LEVEL", "debug").with("RETRY__IMMEDIATE", "0").with("RETRY__MAX_ATTEMPTS", "1");
+    let stand = Stand::new()
+        .with("LOG__LEVEL", "debug")
+        .with("RETRY__IMMEDIATE", "0")
+        .with("RETRY__MAX_ATTEMPTS", "1");
     let worker = stand.worker();
     stand.publish(&["--mobile", "15012340000"]);
     stand.faults(&json!([{"kind": "drop_connection", "endpoint": "getbymobile", "next": 1}]));
@@ -178,6 +222,10 @@ fn no_log_and_no_metric_shows_a_secret_a_token_or_a_mobile() {
         assert!(!said.contains(secret), "{secret} was shown");
     }
     for letter in dead_letters(&stand, 2) {
-        assert!(!letter.header("dingcard-detail").contains("1501234"), "{}", letter.header("dingcard-detail"));
+        assert!(
+            !letter.header("dingcard-detail").contains("1501234"),
+            "{}",
+            letter.header("dingcard-detail")
+        );
     }
 }

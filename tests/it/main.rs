@@ -3,7 +3,14 @@
 //! One binary, so that the broker is started once. Every test has a namespace and a sandbox of its own; a test that hurts
 //! the broker starts one for itself. Tests wait for events, never for a time.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs
+)]
+#![allow(unreachable_pub, reason = "a test binary has no callers")]
 #![allow(clippy::float_cmp, reason = "counters are whole numbers")]
 
 mod broker;

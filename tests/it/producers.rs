@@ -10,8 +10,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::json;
 
-use crate::http::wait_until;
-use crate::stand::{PATIENCE, Stand};
+use crate::stand::{Stand, wait_until};
 
 pub struct Letter {
     pub body: Vec<u8>,
@@ -29,7 +28,12 @@ impl Letter {
 }
 
 fn with_channel<T>(stand: &Stand, work: impl AsyncFnOnce(Channel) -> T) -> T {
-    let url = &stand.env().iter().find(|(key, _)| key == "DINGCARD_AMQP__URL").unwrap().1;
+    let url = &stand
+        .env()
+        .iter()
+        .find(|(key, _)| key == "DINGCARD_AMQP__URL")
+        .unwrap()
+        .1;
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
@@ -44,9 +48,15 @@ pub fn publish_raw(stand: &Stand, name: &str, body: &[u8]) {
     let queue = stand.queue(name);
     with_channel(stand, async |channel| {
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
         let properties = BasicProperties::default().with_delivery_mode(2);
-        let confirm = channel.basic_publish("".into(), queue.into(), options, body, properties).await.unwrap();
+        let confirm = channel
+            .basic_publish("".into(), queue.into(), options, body, properties)
+            .await
+            .unwrap();
         assert_eq!(confirm.await.unwrap(), lapin::Confirmation::Ack(None));
     });
 }
@@ -57,11 +67,19 @@ pub fn dead_letters(stand: &Stand, count: usize) -> Vec<Letter> {
     with_channel(stand, async |channel| {
         let mut letters = Vec::new();
         while letters.len() < count {
-            if let Some(got) = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap() {
+            if let Some(got) = channel
+                .basic_get(queue.as_str().into(), BasicGetOptions::default())
+                .await
+                .unwrap()
+            {
                 let properties = &got.delivery.properties;
                 letters.push(Letter {
                     body: got.delivery.data.clone(),
-                    message_id: properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default(),
+                    message_id: properties
+                        .message_id()
+                        .as_ref()
+                        .map(ToString::to_string)
+                        .unwrap_or_default(),
                     headers: properties.headers().clone().unwrap_or_default(),
                 });
             }
@@ -74,7 +92,10 @@ pub fn dead_letters(stand: &Stand, count: usize) -> Vec<Letter> {
 fn blocks(readme: &str, language: &str) -> Vec<String> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(readme)).unwrap();
     let fence = format!("```{language}\n");
-    text.split(&fence).skip(1).map(|rest| rest.split("\n```").next().unwrap().to_owned()).collect()
+    text.split(&fence)
+        .skip(1)
+        .map(|rest| rest.split("\n```").next().unwrap().to_owned())
+        .collect()
 }
 
 /// Where `tests/run` puts the clients of other languages.
@@ -86,9 +107,18 @@ fn run_producer(stand: &Stand, interpreter: &Path, program: &str, extension: &st
     let folder = tempfile::tempdir_in(clients()).expect("tests/run installs the clients; run that");
     let file = folder.path().join(format!("producer.{extension}"));
     std::fs::write(&file, program).unwrap();
-    let url = &stand.env().iter().find(|(key, _)| key == "DINGCARD_AMQP__URL").unwrap().1;
+    let url = &stand
+        .env()
+        .iter()
+        .find(|(key, _)| key == "DINGCARD_AMQP__URL")
+        .unwrap()
+        .1;
     let mut command = Command::new(interpreter);
-    command.arg(&file).arg(mobile).env("AMQP_URL", url).env("DINGCARD_AMQP__NAMESPACE", &stand.namespace);
+    command
+        .arg(&file)
+        .arg(mobile)
+        .env("AMQP_URL", url)
+        .env("DINGCARD_AMQP__NAMESPACE", &stand.namespace);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -107,7 +137,9 @@ fn a_card_arrives_that_was_published_from_python_with_the_readmes_program() {
     let python = clients().join("python/bin/python");
     for (n, program) in blocks("README.md", "python").iter().enumerate() {
         run_producer(&stand, &python, program, "py", &format!("1501234123{n}"));
-        wait_until("the card", PATIENCE, || (stand.calls()["deliveries"]["total"] == json!(n + 1)).then_some(()));
+        wait_until("the card", || {
+            (stand.calls()["deliveries"]["total"] == json!(n + 1)).then_some(())
+        });
     }
     assert!(!blocks("README.md", "python").is_empty());
 }
@@ -118,7 +150,9 @@ fn a_card_arrives_that_was_published_from_node_with_the_readmes_program() {
     let _worker = stand.worker();
     for (n, program) in blocks("README.md", "js").iter().enumerate() {
         run_producer(&stand, Path::new("node"), program, "js", &format!("1501234123{n}"));
-        wait_until("the card", PATIENCE, || (stand.calls()["deliveries"]["total"] == json!(n + 1)).then_some(()));
+        wait_until("the card", || {
+            (stand.calls()["deliveries"]["total"] == json!(n + 1)).then_some(())
+        });
     }
     assert!(!blocks("README.md", "js").is_empty());
 }

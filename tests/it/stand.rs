@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -16,12 +16,12 @@ use crate::process::Process;
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_dingcard");
 /// How long anything may take before a test gives up: far beyond what it takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 pub struct Stand {
     pub namespace: String,
     pub sandbox_url: String,
-    pub sandbox: Process,
+    _sandbox: Process,
     env: Vec<(String, String)>,
 }
 
@@ -46,10 +46,16 @@ impl Stand {
     pub fn on(broker_url: &str) -> Self {
         static STANDS: AtomicUsize = AtomicUsize::new(0);
         let namespace = format!("it{}", STANDS.fetch_add(1, Ordering::SeqCst));
-        let unthrottled = [("DINGCARD_SANDBOX__RATE_PER_SECOND".to_owned(), "0".to_owned())];
-        let sandbox = Process::start(BIN, &["sandbox", "--listen", "127.0.0.1:0"], &unthrottled);
-        let sandbox_url = value_of(&sandbox.wait_for_line("sandbox listening", PATIENCE), "inbox").trim_end_matches('/').to_owned();
-        let mut stand = Self { namespace: namespace.clone(), sandbox_url: sandbox_url.clone(), sandbox, env: Vec::new() };
+        let unthrottled = [("DINGCARD_SANDBOX__RATE_PER_SECOND", "0")];
+        let sandbox = Process::start(BIN, &["sandbox", "--listen", "127.0.0.1:0"], &unthrottled).unwrap();
+        let listening = sandbox.wait_for_line("sandbox listening", PATIENCE).unwrap();
+        let sandbox_url = value_of(&listening, "inbox").trim_end_matches('/').to_owned();
+        let mut stand = Self {
+            namespace: namespace.clone(),
+            sandbox_url: sandbox_url.clone(),
+            _sandbox: sandbox,
+            env: Vec::new(),
+        };
         for (key, value) in [
             ("AMQP__URL", broker_url),
             ("AMQP__NAMESPACE", &namespace),
@@ -87,14 +93,19 @@ impl Stand {
     /// A worker that consumes.
     pub fn worker(&self) -> Worker {
         let worker = self.starting_worker();
-        worker.process.wait_for_line("consuming", PATIENCE);
+        worker.wait_for_line("consuming");
         worker
     }
 
     /// A worker that may not consume yet.
     pub fn starting_worker(&self) -> Worker {
-        let process = Process::start(BIN, &["worker", "--listen", "127.0.0.1:0"], &self.env);
-        let metrics_url = value_of(&process.wait_for_line("metrics=", PATIENCE), "metrics");
+        let env: Vec<_> = self
+            .env
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        let process = Process::start(BIN, &["worker", "--listen", "127.0.0.1:0"], &env).unwrap();
+        let metrics_url = value_of(&process.wait_for_line("metrics=", PATIENCE).unwrap(), "metrics");
         Worker { process, metrics_url }
     }
 
@@ -102,7 +113,12 @@ impl Stand {
     pub fn run(&self, args: &[&str], input: &str) -> Output {
         let mut command = Command::new(BIN);
         command.args(args).envs(self.env.iter().map(|(k, v)| (k, v)));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_owned();
         let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
@@ -128,27 +144,31 @@ impl Stand {
     }
 
     pub fn faults(&self, faults: &Value) {
-        let body = serde_json::json!({"faults": faults, "seed": 7}).to_string();
-        let (status, answer) = http::put(&format!("{}/sandbox/faults", self.sandbox_url), &body);
+        let body = serde_json::json!({"faults": faults, "seed": 7});
+        let (status, answer) = http::put(&format!("{}/sandbox/faults", self.sandbox_url), &body).unwrap();
         assert_eq!(status, 200, "{answer}");
     }
 
     /// What the sandbox counted: `deliveries.total`, `.recipients`, `.duplicates`, and `calls`.
     pub fn calls(&self) -> Value {
-        serde_json::from_str(&http::get(&format!("{}/sandbox/calls", self.sandbox_url)).1).unwrap()
+        http::get_json(&format!("{}/sandbox/calls", self.sandbox_url)).unwrap()
     }
 
     /// Calls to an endpoint, whatever came of them.
     pub fn calls_to(&self, endpoint: &str) -> u64 {
         let calls = self.calls();
-        let rows = calls["calls"].as_array().unwrap().iter().filter(|c| c["endpoint"] == endpoint);
+        let rows = calls["calls"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|c| c["endpoint"] == endpoint);
         rows.map(|c| c["count"].as_u64().unwrap()).sum()
     }
 
     /// The newest cards.
     pub fn cards(&self) -> Vec<Value> {
-        let answer = http::get(&format!("{}/sandbox/cards?limit=200", self.sandbox_url)).1;
-        serde_json::from_str::<Value>(&answer).unwrap()["cards"].as_array().unwrap().clone()
+        let answer = http::get_json(&format!("{}/sandbox/cards?limit=200", self.sandbox_url)).unwrap();
+        answer["cards"].as_array().unwrap().clone()
     }
 
     /// A queue's full name: `jobs`, `dead`.
@@ -159,7 +179,7 @@ impl Stand {
 
 impl Worker {
     pub fn page(&self) -> String {
-        http::get(&self.metrics_url).1
+        http::get(&self.metrics_url).unwrap().1
     }
 
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
@@ -176,20 +196,40 @@ impl Worker {
 
     /// Waits until this many jobs have that outcome.
     pub fn wait_for_jobs(&self, outcome: &str, count: u32) {
-        http::wait_until(&format!("{count} jobs {outcome}"), PATIENCE, || {
+        wait_until(&format!("{count} jobs {outcome}"), || {
             (self.jobs(outcome) >= f64::from(count)).then_some(())
         });
     }
 
+    /// Waits for a log line that holds `text`.
+    pub fn wait_for_line(&self, text: &str) -> String {
+        self.process.wait_for_line(text, PATIENCE).unwrap()
+    }
+
     /// Status and body of `/readyz`.
     pub fn ready(&self) -> (u16, Value) {
-        let (status, body) = http::get(&self.metrics_url.replace("/metrics", "/readyz"));
+        let (status, body) = http::get(&self.metrics_url.replace("/metrics", "/readyz")).unwrap();
         (status, serde_json::from_str(&body).unwrap())
+    }
+}
+
+/// Asks again and again until there is an answer. A poll, since what is waited for is only to be seen from outside.
+pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "gave up waiting for {what}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 /// The value of `key=` in a log line.
 fn value_of(line: &str, key: &str) -> String {
-    let rest = line.split_once(&format!("{key}=")).unwrap_or_else(|| panic!("no {key} in {line}")).1;
+    let rest = line
+        .split_once(&format!("{key}="))
+        .unwrap_or_else(|| panic!("no {key} in {line}"))
+        .1;
     rest.split_whitespace().next().unwrap().trim_matches('"').to_owned()
 }
