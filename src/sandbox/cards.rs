@@ -255,11 +255,11 @@ impl Card {
         let deliveries = self
             .messages
             .iter()
-            .map(|(space, at)| json!({"space_type": space.kind.name(), "space_id": space.id, "at": at.to_string()}));
+            .map(|(space, at)| json!({"space_type": space.kind.name(), "space_id": space.id, "at": time(at)}));
         let updates = self
             .updates
             .iter()
-            .map(|(at, request)| json!({"at": at.to_string(), "request": parsed(request)}));
+            .map(|(at, request)| json!({"at": time(at), "request": parsed(request)}));
         json!({
             "out_track_id": self.out_track_id,
             "api": self.api.name(),
@@ -267,7 +267,7 @@ impl Card {
             "template": self.template,
             "params": self.params,
             "private": self.private,
-            "created_at": self.created_at.to_string(),
+            "created_at": time(&self.created_at),
             "deliveries": deliveries.collect::<Vec<_>>(),
             "delivery_count": self.message_count,
             "updates": updates.collect::<Vec<_>>(),
@@ -306,6 +306,11 @@ fn overwrite(data: &mut Params, new: Option<Params>, by_key: bool) {
         Some(new) => *data = new,
         None => {}
     }
+}
+
+/// RFC 3339, to the millisecond.
+fn time(at: &Timestamp) -> String {
+    format!("{at:.3}")
 }
 
 /// Requests are kept as text, a third of the size of their parsed form, and parsed when somebody looks.
