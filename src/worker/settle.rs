@@ -190,8 +190,11 @@ pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Sett
                 let open = ended.progress.open.open();
                 worker.metrics.job(&ended.app, Outcome::Retried);
                 worker.metrics.recipients(&ended.app, Outcome::Retried, reason, open);
-                tracing::info!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, open,
-                    delay_s = delay.as_secs_f64(), detail = ended.progress.detail, "retried: the broker holds the job");
+                // A hold is told once, by itself.
+                if !reason.holds() {
+                    tracing::info!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, open,
+                        delay_s = delay.as_secs_f64(), detail = ended.progress.detail, "retried: the broker holds the job");
+                }
             }
         }
         Settlement::Dead { ended, reason } => dead(worker, delivery, &ended, reason).await,

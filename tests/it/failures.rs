@@ -188,7 +188,7 @@ fn a_wrong_secret_holds_the_app_its_jobs_wait_and_delivery_resumes_by_itself() {
         .process
         .lines()
         .into_iter()
-        .filter(|l| l.contains("on hold"))
+        .filter(|l| l.contains("the app is on hold: "))
         .collect();
     assert_eq!(said.len(), 1, "one line says what to do: {said:?}");
     assert!(said[0].contains("app_secret"), "{said:?}");
