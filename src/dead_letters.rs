@@ -139,7 +139,14 @@ fn id_of(delivery: &Delivery) -> String {
     delivery.message_id().filter(|id| !id.is_empty()).map_or_else(
         || {
             let hash = Sha256::digest(delivery.body());
-            format!("body-{}", hash.iter().take(6).map(|b| format!("{b:02x}")).collect::<Vec<_>>().concat())
+            format!(
+                "body-{}",
+                hash.iter()
+                    .take(6)
+                    .map(|b| format!("{b:02x}"))
+                    .collect::<Vec<_>>()
+                    .concat()
+            )
         },
         str::to_owned,
     )
