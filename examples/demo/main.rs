@@ -14,6 +14,7 @@
 
 #[path = "../../tests/it/broker.rs"]
 mod broker;
+mod home;
 #[path = "../../tests/it/http.rs"]
 mod http;
 mod interrupt;
@@ -34,7 +35,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use interrupt::{Early, Interrupt};
 use jobs::Kind;
 use stage::Stage;
-use verdict::{Settled, Verdict};
+use verdict::{Check, Settled, Verdict};
 
 /// How long no job may be settled before the demo stops waiting.
 const STALL: Duration = Duration::from_mins(1);
@@ -102,15 +103,16 @@ fn play(stage: &mut Stage<'_>, interrupt: &Interrupt) -> Result<bool, Early> {
     let kinds = jobs::kinds();
     let all: u64 = kinds.iter().map(Kind::jobs).sum();
     println!(
-        "{} publishing {all} jobs to {}, with no rate limit so that it takes seconds",
+        "{} publishing {all} jobs to the queue {}",
         dim("·"),
-        stage.queue()
+        stage.home.name("jobs")
     );
+    println!("  (the rate limits of the worker and the sandbox are off, so that it takes seconds)");
     let began = Instant::now();
     let published = stage.publish(&jobs::ndjson(&kinds))?;
     let mut raw = 0;
     for kind in kinds.iter().filter(|kind| kind.malformed) {
-        stage.publish_raw(kind.name, &kind.bodies)?;
+        stage.home.publish_raw(kind.name, &kind.bodies)?;
         raw += kind.jobs();
     }
     if published + raw != all {
@@ -132,7 +134,7 @@ fn play(stage: &mut Stage<'_>, interrupt: &Interrupt) -> Result<bool, Early> {
 
 /// Follows the worker's metrics until every job has ended, or none does any more.
 fn wait_until_settled(stage: &mut Stage<'_>, interrupt: &Interrupt, all: u64) -> Result<u64, Early> {
-    let terminal = std::io::stderr().is_terminal();
+    let terminal = std::io::stderr().is_terminal() && std::io::stdout().is_terminal();
     let bar = if terminal {
         ProgressBar::new(all)
     } else {
@@ -162,36 +164,38 @@ fn wait_until_settled(stage: &mut Stage<'_>, interrupt: &Interrupt, all: u64) ->
 }
 
 fn tell(verdict: &Verdict, all: u64, settled: u64, took: Duration) {
-    println!("\n  {}", bold(&verdict.heading));
+    println!("\n  {}", bold(format!("{}  verdict", verdict.heading)));
     for row in &verdict.rows {
-        let mark = if row.good {
-            green("as it should be")
-        } else {
-            red("NOT as it should be")
-        };
-        println!("  {} {mark}", row.text);
+        println!("  {}  {}", row.text, mark(row, "as expected", "expected"));
     }
     println!();
-    for sum in &verdict.sums {
-        let mark = if sum.good { green("✓") } else { red("✗") };
-        println!("  {mark} {}", sum.text);
+    let (settled, took) = (settled.to_string(), took.as_secs_f64());
+    let time = Check {
+        text: format!("{settled} of {all} jobs settled, {took:.1} s after the first was published"),
+        good: settled == all.to_string(),
+        instead: None,
+    };
+    for sum in std::iter::once(&time).chain(&verdict.sums) {
+        println!("  {} {}", mark(sum, "", ""), sum.text);
     }
-    let mark = if settled == all { green("✓") } else { red("✗") };
-    println!(
-        "  {mark} {settled} of {all} jobs were settled, {:.1} s after the first was published.\n",
-        took.as_secs_f64()
-    );
+    println!();
+}
+
+fn mark(check: &Check, good: &str, bad: &str) -> String {
+    match &check.instead {
+        Some(instead) => red(format!("✗ {bad}: {instead}")),
+        None if check.good => green(format!("✓ {good}").trim_end()),
+        None => red(format!("✗ {bad}").trim_end()),
+    }
 }
 
 /// Until a signal, which is how this ends well.
 fn stay(stage: &mut Stage<'_>, interrupt: &Interrupt) -> Result<(), Early> {
-    println!("  {}    {}/", bold("Inbox"), stage.sandbox_url);
-    println!("  {}  {}/metrics", bold("Metrics"), stage.worker_url);
-    println!(
-        "  {}\n    {}\n",
-        bold("Publish one more, from another terminal"),
-        stage.publish_command()
-    );
+    println!("{}", bold("Where to look"));
+    println!("  the cards, as they would look     {}/", stage.sandbox_url);
+    println!("  the worker's Prometheus metrics   {}/metrics\n", stage.worker_url);
+    println!("{}", bold("One more card, from another terminal"));
+    println!("  {}\n", stage.publish_command());
     println!("Ctrl-C ends the demo and removes all of it.");
     let mut before = verdict::settled(&stage.worker_url).map_err(Early::failed)?;
     let watched = loop {
