@@ -97,7 +97,7 @@ fn malformed() -> Kind {
     ];
     Kind {
         name: "malformed",
-        title: "no valid job",
+        title: "a malformed message",
         bodies: bodies.map(<[u8]>::to_vec).into(),
         cards: 0,
         dead: Some("invalid_job"),

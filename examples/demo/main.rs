@@ -25,7 +25,7 @@ mod stage;
 mod verdict;
 
 use std::fmt::Display;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -63,19 +63,21 @@ fn main() -> ExitCode {
     };
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     let result = binary().and_then(|bin| {
-        let mut stage = Stage::set(&bin, &runtime, &interrupt, |next| println!("{} {next}", dim("·")))?;
+        let mut stage = Stage::set(&bin, &runtime, &interrupt, |next| {
+            say(format_args!("{} {next}", dim("·")))
+        })?;
         let good = play(&mut stage, &interrupt)?;
         if !once {
             stay(&mut stage, &interrupt)?;
         }
-        println!("{} stopping", dim("·"));
+        say(format_args!("{} stopping", dim("·")));
         Ok(good)
     });
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(Early::Interrupted) => {
-            println!("interrupted; everything that the demo started is gone");
+            say(format_args!("interrupted; everything that the demo started is gone"));
             ExitCode::from(130)
         }
         Err(Early::Failed(why)) => {
@@ -102,12 +104,14 @@ fn binary() -> Result<PathBuf, Early> {
 fn play(stage: &mut Stage<'_>, interrupt: &Interrupt) -> Result<bool, Early> {
     let kinds = jobs::kinds();
     let all: u64 = kinds.iter().map(Kind::jobs).sum();
-    println!(
+    say(format_args!(
         "{} publishing {all} jobs to the queue {}",
         dim("·"),
         stage.home.name("jobs")
-    );
-    println!("  (the rate limits of the worker and the sandbox are off, so that it takes seconds)");
+    ));
+    say(format_args!(
+        "  (the rate limits of the worker and the sandbox are off, so that it takes seconds)"
+    ));
     let began = Instant::now();
     let published = stage.publish(&jobs::ndjson(&kinds))?;
     let mut raw = 0;
@@ -126,7 +130,7 @@ fn play(stage: &mut Stage<'_>, interrupt: &Interrupt) -> Result<bool, Early> {
     tell(&verdict, all, settled, began.elapsed());
     if !verdict.good() {
         for line in stage.complaints() {
-            println!("  {line}");
+            say(format_args!("  {line}"));
         }
     }
     Ok(verdict.good() && settled == all)
@@ -154,7 +158,7 @@ fn wait_until_settled(stage: &mut Stage<'_>, interrupt: &Interrupt, all: u64) ->
             (before, moved) = (settled, Instant::now());
             bar.set_position(settled);
             if !terminal {
-                println!("  {settled} of {all} jobs settled");
+                say(format_args!("  {settled} of {all} jobs settled"));
             }
         }
         Ok((settled >= all || moved.elapsed() > STALL).then_some(settled))
@@ -164,11 +168,11 @@ fn wait_until_settled(stage: &mut Stage<'_>, interrupt: &Interrupt, all: u64) ->
 }
 
 fn tell(verdict: &Verdict, all: u64, settled: u64, took: Duration) {
-    println!("\n  {}", bold(format!("{}  verdict", verdict.heading)));
+    say(format_args!("\n  {}", bold(format!("{}  verdict", verdict.heading))));
     for row in &verdict.rows {
-        println!("  {}  {}", row.text, mark(row, "as expected", "expected"));
+        say(format_args!("  {}  {}", row.text, mark(row, "as expected", "expected")));
     }
-    println!();
+    say("");
     let (settled, took) = (settled.to_string(), took.as_secs_f64());
     let time = Check {
         text: format!("{settled} of {all} jobs settled, {took:.1} s after the first was published"),
@@ -176,9 +180,9 @@ fn tell(verdict: &Verdict, all: u64, settled: u64, took: Duration) {
         instead: None,
     };
     for sum in std::iter::once(&time).chain(&verdict.sums) {
-        println!("  {} {}", mark(sum, "", ""), sum.text);
+        say(format_args!("  {} {}", mark(sum, "", ""), sum.text));
     }
-    println!();
+    say("");
 }
 
 fn mark(check: &Check, good: &str, bad: &str) -> String {
@@ -191,12 +195,18 @@ fn mark(check: &Check, good: &str, bad: &str) -> String {
 
 /// Until a signal, which is how this ends well.
 fn stay(stage: &mut Stage<'_>, interrupt: &Interrupt) -> Result<(), Early> {
-    println!("{}", bold("Where to look"));
-    println!("  the cards, as they would look     {}/", stage.sandbox_url);
-    println!("  the worker's Prometheus metrics   {}/metrics\n", stage.worker_url);
-    println!("{}", bold("One more card, from another terminal"));
-    println!("  {}\n", stage.publish_command());
-    println!("Ctrl-C ends the demo and removes all of it.");
+    say(format_args!("{}", bold("Where to look")));
+    say(format_args!(
+        "  the cards, as they would look     {}/",
+        stage.sandbox_url
+    ));
+    say(format_args!(
+        "  the worker's Prometheus metrics   {}/metrics\n",
+        stage.worker_url
+    ));
+    say(format_args!("{}", bold("One more card, from another terminal")));
+    say(format_args!("  {}\n", stage.publish_command()));
+    say(format_args!("Ctrl-C ends the demo and removes all of it."));
     let mut before = verdict::settled(&stage.worker_url).map_err(Early::failed)?;
     let watched = loop {
         if let Err(early) = interrupt.sleep(Duration::from_millis(500)) {
@@ -212,7 +222,7 @@ fn stay(stage: &mut Stage<'_>, interrupt: &Interrupt) -> Result<(), Early> {
     };
     match watched {
         Early::Interrupted => {
-            println!();
+            say("");
             Ok(())
         }
         failed @ Early::Failed(_) => Err(failed),
@@ -224,10 +234,15 @@ fn tell_news(before: &Settled, now: &Settled) {
         let more = count.saturating_sub(before.get(outcome).copied().unwrap_or_default());
         match more {
             0 => {}
-            1 => println!("{} one more job: {outcome}", dim("·")),
-            more => println!("{} {more} more jobs: {outcome}", dim("·")),
+            1 => say(format_args!("{} one more job: {outcome}", dim("·"))),
+            more => say(format_args!("{} {more} more jobs: {outcome}", dim("·"))),
         }
     }
+}
+
+/// A line to standard output. That its reader has gone, as `tee` goes at Ctrl-C, must not keep the demo from cleaning up.
+fn say(line: impl Display) {
+    let _closed = writeln!(std::io::stdout(), "{line}");
 }
 
 fn green(text: impl Display) -> String {

@@ -71,7 +71,7 @@ impl Verdict {
     /// Looks at all three.
     pub(crate) fn reach(kinds: &[Kind], stage: &Stage<'_>) -> Result<Self, Early> {
         let became = became(kinds, stage)?;
-        let heading = row(["each job is for", "jobs", "cards", "dead letters"]);
+        let heading = row(["kind of job", "jobs", "cards", "dead letters"]);
         let rows = kinds
             .iter()
             .zip(&became)
