@@ -240,11 +240,9 @@ impl Calls {
     pub(super) async fn call(&self, endpoint: Endpoint, request: &Request<'_>) -> Result<Map<String, Value>, Failure> {
         let metrics = &self.http.metrics;
         self.http.ban().map_or(Ok(()), Err)?;
-        let begun = Instant::now();
         let limiter = self.limiters.get(&endpoint);
         if let Some(limiter) = limiter {
-            limiter.acquire(request.urgent).await;
-            metrics.rate_limit_wait(&self.app, begun.elapsed());
+            self.turn(limiter, request.urgent).await;
         }
         self.http.ban().map_or(Ok(()), Err)?;
         let begun = Instant::now();
@@ -258,7 +256,7 @@ impl Calls {
         match (&answer, limiter) {
             (Err(failure), Some(limiter)) if failure.class == Class::Throttle => {
                 limiter.throttled(failure.wait);
-                metrics.rate_limit(&self.app, limiter.rate());
+                metrics.rate_limit(&self.app, self.pace());
                 tracing::info!(app = self.app, %endpoint, wait = ?failure.wait, rate = limiter.rate(), detail = failure.detail,
                     "throttled: the app slows down");
             }
@@ -273,6 +271,20 @@ impl Calls {
             _ => {}
         }
         answer
+    }
+
+    /// Waits for the turn of a call, and tells the pace at which the app has come by then.
+    async fn turn(&self, limiter: &Limiter, urgent: bool) {
+        let begun = Instant::now();
+        limiter.acquire(urgent).await;
+        self.http.metrics.rate_limit_wait(&self.app, begun.elapsed());
+        self.http.metrics.rate_limit(&self.app, self.pace());
+    }
+
+    /// Calls a second of the app's slowest endpoint; 0 is no limit.
+    fn pace(&self) -> f64 {
+        let rates = self.limiters.values().map(Limiter::rate);
+        rates.reduce(f64::min).unwrap_or_default()
     }
 }
 
@@ -573,6 +585,26 @@ mod tests {
         assert_eq!(bench.metric(&series("one")), 12.0);
         assert_eq!(bench.metric(&series("other")), 16.0);
         one.call(Endpoint::UpdateInstances, &Request::default()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_that_is_shown_is_the_slowest_and_rises_again() {
+        let bench = Bench::new(&[("apps.default.rate_per_second", "16")]);
+        let calls = bench.calls("default", &bench.http());
+        let (slowed, other) = (
+            &calls.limiters[&Endpoint::Deliver],
+            &calls.limiters[&Endpoint::GetByMobile],
+        );
+        let shown = || bench.metric(r#"dingcard_rate_limit_per_second{app="default"}"#);
+        slowed.throttled(None);
+        calls.turn(other, false).await;
+        assert_eq!(shown(), 12.0);
+        tokio::time::advance(Duration::from_mins(1)).await;
+        calls.turn(other, false).await;
+        assert_eq!(shown(), 13.0);
+        tokio::time::advance(Duration::from_hours(1)).await;
+        calls.turn(slowed, false).await;
+        assert_eq!(shown(), 16.0);
     }
 
     #[tokio::test]
