@@ -98,6 +98,21 @@ impl Canned {
 /// The answers of each call, taken in order; the last one stays.
 type Answers = HashMap<String, VecDeque<Canned>>;
 
+/// The answer of the request's call with this very token, or else with any.
+fn next_answer(answers: &mut Answers, request: &Asked) -> Option<Canned> {
+    let token = request.header("x-acs-dingtalk-access-token").unwrap_or_default();
+    let with_token = format!("{} with {token}", request.call);
+    let call = [&with_token, &request.call]
+        .into_iter()
+        .find(|call| answers.contains_key(*call))?;
+    let queue = answers.get_mut(call)?;
+    if queue.len() > 1 {
+        queue.pop_front()
+    } else {
+        queue.front().cloned()
+    }
+}
+
 /// A server on a free port; it stops when this goes.
 pub(super) struct Host {
     pub(super) url: String,
@@ -124,11 +139,7 @@ impl Host {
                 headers,
                 body: body.to_vec(),
             };
-            let answer = match theirs.lock().unwrap().get_mut(&request.call) {
-                Some(answers) if answers.len() > 1 => answers.pop_front(),
-                Some(answers) => answers.front().cloned(),
-                None => None,
-            };
+            let answer = next_answer(&mut theirs.lock().unwrap(), &request);
             log.lock().unwrap().push(request);
             let answer = answer.unwrap_or_else(|| raw(500, "no answer was said for this"));
             let mut response = Response::builder().status(answer.status);
@@ -156,7 +167,8 @@ impl Host {
         host
     }
 
-    /// What `call` is answered from now on: one after the other, then the last again and again.
+    /// What `call` (`METHOD /path`, and ` with TOKEN` for that token alone) is answered from now on: one after the other,
+    /// then the last again and again.
     pub(super) fn answer(&self, call: &str, answers: impl IntoIterator<Item = Canned>) {
         let answers = answers.into_iter().collect();
         self.answers.lock().unwrap().insert(call.to_owned(), answers);
