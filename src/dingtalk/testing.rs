@@ -238,15 +238,17 @@ impl Bench {
         }
     }
 
+    /// The app named `default`.
     pub(super) fn app(&self) -> &super::App {
         self.dingtalk.app("default").unwrap()
     }
 
-    /// The calls of an app named `name` with the default app's settings, on an HTTP client of their own.
+    /// An HTTP client beside the one of the apps, for tests below them.
     pub(super) fn http(&self) -> Arc<Http> {
         Arc::new(Http::new(&self.config.dingtalk, &self.metrics).unwrap())
     }
 
+    /// The calls of an app named `name` with the default app's settings.
     pub(super) fn calls(&self, name: &str, http: &Arc<Http>) -> Calls {
         Calls::new(name, &self.config.apps["default"], http)
     }
