@@ -442,7 +442,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_is_transient_for_all_and_shows_no_secret() {
-        breaks(&nobody().await, Class::Transient, Class::Transient, Reason::Network).await;
+        breaks(&nobody(), Class::Transient, Class::Transient, Reason::Network).await;
     }
 
     #[tokio::test]
@@ -477,7 +477,6 @@ mod tests {
             ("dingtalk.api_url", url.as_str()),
             ("dingtalk.oapi_url", &url),
             ("dingtalk.timeout", "50ms"),
-            ("dingtalk.connect_timeout", "50ms"),
         ];
         let bench = Bench::new(&patience);
         for (endpoint, class) in [

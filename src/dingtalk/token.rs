@@ -222,7 +222,7 @@ mod tests {
     #[tokio::test]
     async fn the_current_getter_takes_key_and_secret_in_a_json_body() {
         let host = Host::start().await;
-        let bench = host.bench(&[("dingtalk.oapi_url", &nobody().await)]);
+        let bench = host.bench(&[("dingtalk.oapi_url", &nobody())]);
         let (tokens, calls) = tokens(&bench);
         assert_eq!(tokens.get(calls, false).await.unwrap().expose(), TOKEN);
         let asked = host.only(ACCESS_TOKEN);
@@ -237,7 +237,7 @@ mod tests {
     async fn the_legacy_getter_takes_key_and_secret_in_the_query() {
         let host = Host::start().await;
         let settings = [
-            ("dingtalk.api_url", &*nobody().await),
+            ("dingtalk.api_url", &*nobody()),
             ("apps.default.token_api", "gettoken"),
             ("apps.default.app_secret", "s+e&c=r t"),
         ];
@@ -438,7 +438,7 @@ mod tests {
     #[tokio::test]
     async fn neither_secret_nor_token_shows_in_a_failed_fetch_or_in_debug() {
         let settings = [
-            ("dingtalk.oapi_url", &*nobody().await),
+            ("dingtalk.oapi_url", &*nobody()),
             ("apps.default.token_api", "gettoken"),
         ];
         let bench = Bench::new(&settings);

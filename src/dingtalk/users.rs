@@ -359,7 +359,7 @@ mod tests {
     #[tokio::test]
     async fn a_lost_answer_to_a_look_up_is_transient_and_shows_neither_token_nor_mobile() {
         let host = Host::start().await;
-        for oapi in [nobody().await, rude(After::Closes("")).await.0] {
+        for oapi in [nobody(), rude(After::Closes("")).await.0] {
             let bench = host.bench(&[("dingtalk.oapi_url", &oapi)]);
             let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
             assert_eq!((failure.reason, failure.class), (Reason::Network, Class::Transient));
