@@ -17,10 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
-use sha2::Digest as _;
 
 use self::attempt::Attempt;
 use self::hold::{Admission, Holds};
