@@ -12,6 +12,7 @@
 //! | `dingtalk` | DingTalk: tokens, user IDs, cards, and what its answers mean |
 //! | `cache`, `rate_limit`, `ledger` | what is remembered: user IDs, the pace of calls, who has a card |
 //! | `worker` | the life of a job |
+//! | `dead_letters` | why a letter is dead, and what a replay publishes |
 //! | `retry` | when to try again |
 //! | `metrics`, `health`, `admin` | what is told: families, readiness, and the server that tells |
 //! | `shutdown` | how work is told to stop |
@@ -25,6 +26,7 @@ pub mod amqp;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod dead_letters;
 pub mod dingtalk;
 pub mod health;
 pub mod job;

@@ -69,12 +69,21 @@ impl Tokens {
         self.current().filter(|token| Instant::now() < token.refresh_at)
     }
 
+    fn good(&self) -> Option<Arc<Token>> {
+        self.current().filter(|token| Instant::now() < token.ends_at)
+    }
+
     /// The token, fetched where there is none or it is about to end. A failure to refresh one that is still good is none.
     pub(super) async fn get(&self, calls: &Calls, urgent: bool) -> Result<Arc<Token>, Failure> {
         if let Some(token) = self.fresh() {
             return Ok(token);
         }
-        let mut last_failure = self.fetching.lock().await;
+        let mut last_failure = match (self.fetching.try_lock(), self.good()) {
+            (Ok(turn), _) => turn,
+            // Somebody refreshes it already, and it is good meanwhile.
+            (Err(_), Some(token)) => return Ok(token),
+            (Err(_), None) => self.fetching.lock().await,
+        };
         if let Some(token) = self.fresh() {
             return Ok(token);
         }
@@ -101,9 +110,7 @@ impl Tokens {
                 if last_failure.as_ref().is_none_or(|(at, _)| at.elapsed() >= PAUSE) {
                     *last_failure = Some((Instant::now(), failure.clone()));
                 }
-                self.current()
-                    .filter(|token| Instant::now() < token.ends_at)
-                    .ok_or(failure)
+                self.good().ok_or(failure)
             }
         }
     }
@@ -171,5 +178,285 @@ impl Tokens {
             refresh_at: now + refresh_in.min(lives),
             ends_at: now + lives,
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::float_cmp)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::super::testing::{
+        ACCESS_TOKEN, Bench, CREATE_AND_DELIVER, GET_BY_MOBILE, GET_TOKEN, Host, KEY, MOBILE, SECRET, TOKEN,
+        UPDATE_INSTANCES, canned, nobody, ok, raw,
+    };
+    use super::*;
+    use crate::outcome::{Class, Reason};
+
+    fn tokens(bench: &Bench) -> (&Tokens, &Calls) {
+        (&bench.app().tokens, &bench.app().calls)
+    }
+
+    /// The body of an answer of the current getter.
+    fn granted(token: &str, lives: &Value) -> Value {
+        json!({"accessToken": token, "expireIn": lives})
+    }
+
+    /// Puts a token in place that asks to be refreshed, and ends in an hour or has ended.
+    fn hold_old(tokens: &Tokens, value: &str, good: bool) {
+        let (now, hour) = (Instant::now(), Duration::from_hours(1));
+        let token = Token {
+            value: value.into(),
+            refresh_at: now,
+            ends_at: if good { now + hour } else { now },
+        };
+        *tokens.current.write().unwrap() = Some(Arc::new(token));
+    }
+
+    fn refreshes(bench: &Bench, result: &str) -> f64 {
+        bench.metric(&format!(
+            r#"dingcard_token_refreshes_total{{app="default",result="{result}"}}"#
+        ))
+    }
+
+    #[tokio::test]
+    async fn the_current_getter_takes_key_and_secret_in_a_json_body() {
+        let host = Host::start().await;
+        let bench = host.bench(&[("dingtalk.oapi_url", &nobody().await)]);
+        let (tokens, calls) = tokens(&bench);
+        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), TOKEN);
+        let asked = host.only(ACCESS_TOKEN);
+        assert_eq!(asked.query, "");
+        assert_eq!(asked.header("content-type"), Some("application/json"));
+        assert_eq!(asked.header("x-acs-dingtalk-access-token"), None);
+        assert_eq!(asked.json(), json!({"appKey": KEY, "appSecret": SECRET}));
+        assert_eq!(refreshes(&bench, "ok"), 1.0);
+    }
+
+    #[tokio::test]
+    async fn the_legacy_getter_takes_key_and_secret_in_the_query() {
+        let host = Host::start().await;
+        let settings = [
+            ("dingtalk.api_url", &*nobody().await),
+            ("apps.default.token_api", "gettoken"),
+            ("apps.default.app_secret", "s+e&c=r t"),
+        ];
+        let bench = host.bench(&settings);
+        let (tokens, calls) = tokens(&bench);
+        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), TOKEN);
+        let asked = host.only(GET_TOKEN);
+        assert_eq!(asked.query, format!("appkey={KEY}&appsecret=s%2Be%26c%3Dr+t"));
+        assert!(asked.body.is_empty());
+        assert_eq!(asked.header("content-type"), None);
+    }
+
+    #[tokio::test]
+    async fn a_hundred_callers_at_once_make_one_fetch_and_later_ones_none() {
+        let host = Host::start().await;
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        for got in join_all((0..100).map(|_| tokens.get(calls, false))).await {
+            assert_eq!(got.unwrap().expose(), TOKEN);
+        }
+        tokens.get(calls, true).await.unwrap();
+        host.only(ACCESS_TOKEN);
+    }
+
+    #[tokio::test]
+    async fn a_failed_fetch_is_shared_and_not_repeated_within_a_second() {
+        let host = Host::start().await;
+        let refusal = json!({"code": "invalidClientIdOrSecret", "message": "无效的clientId或者clientSecret"});
+        host.answer(ACCESS_TOKEN, [canned(400, &refusal), ok(&granted(TOKEN, &json!(7200)))]);
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        for got in join_all((0..100).map(|_| tokens.get(calls, false))).await {
+            let failure = got.unwrap_err();
+            assert_eq!((failure.reason, failure.class), (Reason::BadCredentials, Class::Hold));
+        }
+        // The second that follows, made longer than any test: an instant to come has not elapsed at all.
+        let failure = tokens.fetching.lock().await.take().unwrap().1;
+        let set = async |at| *tokens.fetching.lock().await = Some((at, failure.clone()));
+        set(Instant::now() + Duration::from_hours(1)).await;
+        assert_eq!(tokens.get(calls, true).await.unwrap_err(), failure);
+        host.only(ACCESS_TOKEN);
+        assert_eq!((refreshes(&bench, "hold"), refreshes(&bench, "ok")), (1.0, 0.0));
+
+        set(Instant::now().checked_sub(PAUSE).unwrap()).await;
+        tokens.get(calls, false).await.unwrap();
+        assert_eq!(host.asked(ACCESS_TOKEN).len(), 2);
+        assert_eq!(refreshes(&bench, "ok"), 1.0);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_still_good_survives_a_failed_refresh_and_one_that_ended_does_not() {
+        let host = Host::start().await;
+        host.answer(ACCESS_TOKEN, [raw(503, "")]);
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        hold_old(tokens, "still good", true);
+        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), "still good");
+        assert_eq!(refreshes(&bench, "transient"), 1.0);
+        hold_old(tokens, "ended", false);
+        let failure = tokens.get(calls, false).await.unwrap_err();
+        assert_eq!((failure.reason, failure.class), (Reason::ServerError, Class::Transient));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_refresh_while_the_token_is_good() {
+        let bench = Bench::new(&[]);
+        let (tokens, calls) = tokens(&bench);
+        hold_old(tokens, "still good", true);
+        let _somebody_fetches = tokens.fetching.lock().await;
+        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), "still good");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_refreshed_five_minutes_early_or_after_nine_tenths_of_a_short_life() {
+        let host = Host::start().await;
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        for (lives, early) in [(7200, 300), (3600, 300), (400, 100), (300, 30), (100, 10)] {
+            host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!(lives)))]);
+            let token = tokens.fetch(calls, false).await.unwrap();
+            assert_eq!(token.ends_at - token.refresh_at, Duration::from_secs(early), "{lives}");
+        }
+        host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!("7200")))]);
+        assert!(tokens.fetch(calls, false).await.is_ok(), "a number as a string");
+        host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!(u64::MAX)))]);
+        assert!(tokens.fetch(calls, false).await.is_ok(), "no overflow");
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_token_and_its_life_is_no_success() {
+        let host = Host::start().await;
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        for body in [
+            json!({}),
+            granted("", &json!(7200)),
+            granted(TOKEN, &Value::Null),
+            granted(TOKEN, &json!(-1)),
+            json!({"access_token": TOKEN, "expires_in": 7200}),
+            json!({"accessToken": 5, "expireIn": 7200}),
+        ] {
+            host.answer(ACCESS_TOKEN, [ok(&body)]);
+            let failure = tokens.fetch(calls, false).await.unwrap_err();
+            assert_eq!(
+                (failure.reason, failure.class),
+                (Reason::BadResponse, Class::Transient),
+                "{body}"
+            );
+            assert!(!format!("{failure:?}").contains(TOKEN));
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_refused_token_is_dropped_and_not_its_successor() {
+        let host = Host::start().await;
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        let first = tokens.get(calls, false).await.unwrap();
+        tokens.reject(&first);
+        // DingTalk gives the same token again while it lives; it is a token of its own all the same.
+        let second = tokens.get(calls, false).await.unwrap();
+        tokens.reject(&first);
+        assert!(Arc::ptr_eq(&second, &tokens.get(calls, false).await.unwrap()));
+        assert_eq!(host.asked(ACCESS_TOKEN).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_is_fetched_anew_once_for_all_and_their_calls_are_repeated_once() {
+        let host = Host::start().await;
+        let old = json!({"code": "InvalidAuthentication", "message": "不合法的access_token"});
+        host.answer(&format!("{UPDATE_INSTANCES} with old token"), [canned(400, &old)]);
+        host.answer(UPDATE_INSTANCES, [ok(&json!({"success": true}))]);
+        let bench = host.bench(&[]);
+        let later = Instant::now() + Duration::from_hours(1);
+        let token = Token {
+            value: "old token".into(),
+            refresh_at: later,
+            ends_at: later,
+        };
+        *bench.app().tokens.current.write().unwrap() = Some(Arc::new(token));
+        let params = std::collections::BTreeMap::new();
+        let all = join_all((0..20).map(|_| bench.app().update("card", &params, false))).await;
+        assert!(all.iter().all(Result::is_ok), "{all:?}");
+        host.only(ACCESS_TOKEN);
+        let sent = host.asked(UPDATE_INSTANCES);
+        let with = |token: &str| {
+            sent.iter()
+                .filter(|asked| asked.header("x-acs-dingtalk-access-token") == Some(token))
+                .count()
+        };
+        assert_eq!((with("old token"), with(TOKEN), sent.len()), (20, 20, 40));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_refused_again_holds_the_app() {
+        let host = Host::start().await;
+        let refusal = json!({"errcode": 88, "sub_code": "40014", "errmsg": format!("bad {TOKEN} of {MOBILE}")});
+        host.answer(GET_BY_MOBILE, [ok(&refusal)]);
+        let bench = host.bench(&[]);
+        let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+        assert_eq!((failure.reason, failure.class), (Reason::TokenRejected, Class::Hold));
+        assert_eq!(
+            (host.asked(GET_BY_MOBILE).len(), host.asked(ACCESS_TOKEN).len()),
+            (2, 2)
+        );
+        assert!(!format!("{failure:?} {failure}").contains(TOKEN));
+        let calls = |result: &str| {
+            let labels = format!(r#"app="default",endpoint="getbymobile",result="{result}""#);
+            bench.metric(&format!("dingcard_api_requests_total{{{labels}}}"))
+        };
+        assert_eq!(calls("auth"), 2.0);
+
+        host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": 0, "result": {"userid": "u"}}))]);
+        bench.app().user_id(MOBILE, false).await.unwrap();
+        assert_eq!(host.asked(ACCESS_TOKEN).len(), 3, "the refused token is not used again");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_about_the_token_is_not_repeated() {
+        let host = Host::start().await;
+        host.answer(CREATE_AND_DELIVER, [canned(500, &json!({"code": "systemBusy"}))]);
+        host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": 88, "sub_code": "60011"}))]);
+        let bench = host.bench(&[]);
+        bench.app().user_id(MOBILE, false).await.unwrap_err();
+        let params = std::collections::BTreeMap::new();
+        let card = super::super::Card {
+            out_track_id: "card",
+            template: "t",
+            params: &params,
+        };
+        let to = [super::super::Space::User("u1".into())];
+        bench.app().send(&card, &to, false).await.unwrap_err();
+        host.only(GET_BY_MOBILE);
+        host.only(CREATE_AND_DELIVER);
+        host.only(ACCESS_TOKEN);
+    }
+
+    #[tokio::test]
+    async fn neither_secret_nor_token_shows_in_a_failed_fetch_or_in_debug() {
+        let settings = [
+            ("dingtalk.oapi_url", &*nobody().await),
+            ("apps.default.token_api", "gettoken"),
+        ];
+        let bench = Bench::new(&settings);
+        let (tokens, calls) = tokens(&bench);
+        let failure = tokens.get(calls, false).await.unwrap_err();
+        assert_eq!((failure.reason, failure.class), (Reason::Network, Class::Transient));
+        hold_old(tokens, TOKEN, true);
+        let token = tokens.current().unwrap();
+        for text in [
+            format!("{failure:?} {failure}"),
+            format!("{tokens:?}"),
+            format!("{token:?}"),
+            format!("{calls:?}"),
+        ] {
+            assert!(
+                !text.contains(SECRET) && !text.contains(TOKEN) && !text.contains("appsecret"),
+                "{text}"
+            );
+        }
     }
 }
