@@ -154,7 +154,7 @@ impl Worker {
                 self.attempt(&order, template, delivery.is_first())
                     .run(&mut progress)
                     .await;
-                self.learn(order.app_name(), &progress);
+                self.learn(order.app_name(), &progress, &admission);
                 drop(admission);
             }
         }
@@ -211,12 +211,13 @@ impl Worker {
         }
     }
 
-    /// Whether the app is on hold, as an attempt found it.
-    fn learn(&self, app_name: &str, progress: &Progress) {
+    /// Whether the app is on hold, as an attempt found it. What was in flight when a hold began may end well and says
+    /// nothing of it: only a probe ends a hold.
+    fn learn(&self, app_name: &str, progress: &Progress, admission: &Admission<'_>) {
         match &progress.trouble {
             Some(trouble) if trouble.reason.holds() => self.holds.hold(app_name, trouble),
-            Some(_) => {}
-            None => self.holds.release(app_name),
+            None if matches!(admission, Admission::Probe(_)) => self.holds.release(app_name),
+            _ => {}
         }
     }
 
