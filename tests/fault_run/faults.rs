@@ -124,10 +124,12 @@ fn start(args: &Args, rows: Vec<Row>) -> Result<bool, String> {
     std::thread::scope(|scope| {
         for _ in 0..args.lanes.max(1) {
             scope.spawn(|| {
-                while let Some((place, row)) = lock(&queue).pop_front() {
-                    if run.interrupted.load(Ordering::Relaxed) {
+                loop {
+                    // The lock is let go before the row is played.
+                    let next = lock(&queue).pop_front();
+                    let Some((place, row)) = next.filter(|_| !run.interrupted.load(Ordering::Relaxed)) else {
                         return;
-                    }
+                    };
                     let verdict = play(&run, &row, &shared, &board);
                     lock(&results).push((place, row.name, verdict));
                 }

@@ -73,6 +73,8 @@ pub(crate) struct Stage {
     /// Workers that were killed or stopped: what they said still counts.
     gone: Vec<Worker>,
     latency: Duration,
+    /// The kind of fault that makes it.
+    slowness: &'static str,
     pub(crate) evidence: Evidence,
     pub(crate) verdict: Verdict,
     tokens: BTreeSet<String>,
@@ -106,6 +108,7 @@ impl Stage {
             workers: Vec::new(),
             gone: Vec::new(),
             latency: Duration::ZERO,
+            slowness: "latency",
             evidence: Evidence::default(),
             verdict: Verdict::default(),
             tokens: BTreeSet::new(),
@@ -324,6 +327,12 @@ impl Stage {
 
     // ---- DingTalk ---------------------------------------------------------------------------------------------------
 
+    /// Slows DingTalk's answers down, after the cards were taken: whoever is killed while it waits leaves a card behind.
+    pub(crate) fn stretch_answers(&mut self, whole: Duration) -> Result<(), String> {
+        self.slowness = "slow_body";
+        self.stretch(whole)
+    }
+
     /// Slows DingTalk down so that the row's jobs take about this long, with all that may be in work at once.
     pub(crate) fn stretch(&mut self, whole: Duration) -> Result<(), String> {
         let share = IN_WORK as f64 / self.run.jobs.max(1) as f64;
@@ -337,7 +346,7 @@ impl Stage {
         let ms = u64::try_from(self.latency.as_millis()).unwrap_or(0);
         if ms > 0 {
             for endpoint in ["createAndDeliver", "interactiveCards.send"] {
-                all.push(json!({"kind": "latency", "endpoint": endpoint, "ms": ms}));
+                all.push(json!({"kind": self.slowness, "endpoint": endpoint, "ms": ms}));
             }
         }
         let body = json!({"faults": all, "seed": 7});
@@ -370,7 +379,18 @@ impl Stage {
     // ---- waiting ----------------------------------------------------------------------------------------------------
 
     /// Asks again and again until there is an answer, the row's time is up, or the user has had enough.
-    pub(crate) fn wait<T>(&mut self, what: &str, mut ask: impl FnMut(&mut Self) -> Option<T>) -> Result<T, String> {
+    pub(crate) fn wait<T>(&mut self, what: &str, ask: impl FnMut(&mut Self) -> Option<T>) -> Result<T, String> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        self.wait_for(left, what, ask)
+    }
+
+    fn wait_for<T>(
+        &mut self,
+        time: Duration,
+        what: &str,
+        mut ask: impl FnMut(&mut Self) -> Option<T>,
+    ) -> Result<T, String> {
+        let deadline = Instant::now() + time;
         loop {
             if let Some(answer) = ask(self) {
                 return Ok(answer);
@@ -378,7 +398,7 @@ impl Stage {
             if self.run.interrupted.load(Ordering::Relaxed) {
                 return Err("interrupted".to_owned());
             }
-            if Instant::now() >= self.deadline {
+            if Instant::now() >= deadline {
                 return Err(format!("gave up waiting for {what}"));
             }
             thread::sleep(POLL);
@@ -436,7 +456,12 @@ impl Stage {
     /// Waits for every job's end, stops the workers, and looks at everything once more.
     pub(crate) fn settle(&mut self) -> Result<(), String> {
         self.note_token();
-        let queues = self.queues()?;
+        let levels = (0..17).map(|level| format!("delay.v1.{level:02}"));
+        let names = ["jobs", "urgent", "suspect"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain(levels);
+        let queues: Vec<String> = names.map(|name| self.queue(&name)).collect();
         let due = self.evidence.published.len() - self.evidence.late.len();
         let ended = self.wait("the end of every job", |stage| {
             let dead = wire::waiting(stage.broker.url(), &[stage.queue("dead")]).ok()?;
@@ -456,7 +481,6 @@ impl Stage {
         self.note_token();
         self.stop_workers();
         self.evidence.left = self.lengths()?;
-        self.evidence.left.remove(&self.queue("dead"));
         self.letters = wire::letters(self.broker.url(), &self.queue("dead"))?;
         self.cards = self.all_cards()?;
         Ok(())
@@ -530,25 +554,18 @@ impl Stage {
         self.tokens.extend(token.map(str::to_owned));
     }
 
-    fn lengths(&self) -> Result<BTreeMap<String, u64>, String> {
-        let listing = self
-            .broker
-            .ctl(&["list_queues", "name", "messages", "--no-table-headers"]);
-        let prefix = format!("{}.", self.namespace);
-        let rows = listing.lines().filter_map(|line| line.split_once('\t'));
-        let ours = rows.filter(|(name, _)| name.starts_with(&prefix));
-        let counted = ours.map(|(name, messages)| {
-            let messages = messages
-                .trim()
-                .parse()
-                .map_err(|_| format!("{name}: {messages:?} messages"))?;
-            Ok::<_, String>((name.to_owned(), messages))
+    /// What is left in each queue. `rabbitmqctl` knows every queue, but its counts are up to five seconds old; those of a
+    /// passive declaration are not, and leave out only what a consumer holds, of which there is none any more.
+    fn lengths(&mut self) -> Result<BTreeMap<String, u64>, String> {
+        let queues = self.queues()?;
+        let mut left = BTreeMap::new();
+        let _told = self.wait_for(Duration::from_secs(5), "empty queues", |stage| {
+            let waiting = wire::waiting(stage.broker.url(), &queues).ok()?;
+            let full = queues.iter().cloned().zip(waiting).filter(|(_, count)| *count > 0);
+            left = full.map(|(name, count)| (name, u64::from(count))).collect();
+            left.is_empty().then_some(())
         });
-        let lengths = counted.collect::<Result<BTreeMap<_, u64>, _>>()?;
-        Ok(lengths
-            .into_iter()
-            .filter(|(name, n)| *n > 0 || name.ends_with(".dead"))
-            .collect())
+        Ok(left)
     }
 
     /// Every queue of the namespace but the dead letters.
@@ -556,9 +573,8 @@ impl Stage {
         let listing = self.broker.ctl(&["list_queues", "name", "--no-table-headers"]);
         let prefix = format!("{}.", self.namespace);
         let dead = self.queue("dead");
-        let queues: Vec<String> = listing
-            .lines()
-            .map(str::trim)
+        let names = listing.lines().map(str::trim);
+        let queues: Vec<String> = names
             .filter(|name| name.starts_with(&prefix) && *name != dead)
             .map(str::to_owned)
             .collect();

@@ -68,7 +68,7 @@ fn killed_interactive(stage: &mut Stage) -> Result<(), String> {
 
 fn kill_every_two_seconds(stage: &mut Stage) -> Result<u64, String> {
     let whole = if stage.run.small { 10 } else { 60 };
-    stage.stretch(Duration::from_secs(whole))?;
+    stage.stretch_answers(Duration::from_secs(whole))?;
     stage.start_workers()?;
     stage.publish_all()?;
     stage.wait_delivered(IN_WORK)?;
@@ -86,7 +86,7 @@ fn kill_every_two_seconds(stage: &mut Stage) -> Result<u64, String> {
 
 fn rolling(stage: &mut Stage) -> Result<(), String> {
     let (whole, pause) = if stage.run.small { (10, 1) } else { (60, 5) };
-    stage.stretch(Duration::from_secs(whole))?;
+    stage.stretch_answers(Duration::from_secs(whole))?;
     stage.start_workers()?;
     stage.publish_all()?;
     stage.wait_delivered(IN_WORK)?;
