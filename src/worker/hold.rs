@@ -213,6 +213,10 @@ impl Drop for Probe<'_> {
     fn drop(&mut self) {
         if let Some(held) = self.0.held().as_mut() {
             held.probing = false;
+            // It found out nothing, or not in time: the next one waits all the same.
+            if held.next_probe <= Instant::now() {
+                held.next_probe = Instant::now() + held.schedule.wait();
+            }
         }
     }
 }
@@ -297,6 +301,19 @@ mod tests {
         assert!(matches!(second.await, Admission::Go) && matches!(urgent.await, Admission::Go));
         assert_eq!(*holds.paces()["a"].borrow(), Pace::Full);
         assert!(holds.health.report().holds.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_found_out_nothing_lets_the_next_one_wait() {
+        let holds = holds();
+        holds.hold("a", &failure(Reason::QuotaSpent));
+        let Admission::Probe(probe) = holds.admit("a", "jobs").await else {
+            panic!("no probe")
+        };
+        drop(probe);
+        let begun = Instant::now();
+        assert!(matches!(holds.admit("a", "jobs").await, Admission::Probe(_)));
+        assert!(begun.elapsed() > Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -139,7 +139,7 @@ impl Worker {
             admission @ (Admission::Go | Admission::Probe(_)) => {
                 let attempt = Attempt::new(self, &order, template, delivery.is_first());
                 attempt.run(&mut progress).await;
-                self.learn(&attempt, &progress);
+                self.learn(&attempt, &progress, &admission);
                 drop(admission);
             }
         }
@@ -184,12 +184,14 @@ impl Worker {
         })
     }
 
-    /// Whether the app is on hold, as an attempt found it.
-    fn learn(&self, attempt: &Attempt<'_>, progress: &Progress) {
+    /// Whether the app is on hold, as an attempt found it. What was in flight when a hold began may end well and says
+    /// nothing of it: only a probe ends a hold, and only by an answer to a call for a card.
+    fn learn(&self, attempt: &Attempt<'_>, progress: &Progress, admission: &Admission<'_>) {
         let app_name = attempt.order.app_name();
+        let probed = matches!(admission, Admission::Probe(_)) && attempt.answered.load(Ordering::Relaxed);
         match &progress.trouble {
             Some(trouble) if trouble.reason.holds() => self.holds.hold(app_name, trouble),
-            _ if attempt.answered.load(Ordering::Relaxed) => self.holds.release(app_name),
+            _ if probed => self.holds.release(app_name),
             _ => {}
         }
     }

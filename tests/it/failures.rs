@@ -195,6 +195,30 @@ fn a_wrong_secret_holds_the_app_its_jobs_wait_and_delivery_resumes_by_itself() {
 }
 
 #[test]
+fn what_was_in_flight_when_a_hold_began_does_not_end_it() {
+    let stand = Stand::new().with("AMQP__PREFETCH", "32");
+    let worker = stand.worker();
+    // The first card takes so long that it is taken after the look-ups of the others were refused.
+    let slow = json!({"kind": "latency", "endpoint": "createAndDeliver", "ms": 1500});
+    stand.faults(&json!([slow]));
+    stand.publish_lines(single_jobs(0, 1));
+    wait_until("the look-up", || (stand.calls_to("getbymobile") == 1).then_some(()));
+    let refused = json!({"kind": "error", "endpoint": "getbymobile", "errcode": 88, "sub_code": "60011"});
+    stand.faults(&json!([slow, refused]));
+    stand.publish_lines(single_jobs(1, 20));
+    worker.wait_for_line("the app is on hold: ");
+    worker.wait_for_jobs("delivered", 1);
+    let held = worker.metric("dingcard_app_hold", &[("reason", "permission_missing")]);
+    assert_eq!(
+        held, 1.0,
+        "a card that was looked up before says nothing of the permission"
+    );
+    stand.faults(&json!([]));
+    worker.wait_for_jobs("delivered", 21);
+    assert_eq!(worker.jobs("dead"), 0.0);
+}
+
+#[test]
 fn throttling_slows_the_app_and_burns_no_attempt() {
     let stand = Stand::new().with("RETRY__MAX_ATTEMPTS", "1");
     let worker = stand.worker();

@@ -1,0 +1,123 @@
+//! Jobs that are wrong, that come more than once, or that fail all together.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{Row, row};
+use crate::stage::Stage;
+use crate::wire::Raw;
+
+pub(super) const ROWS: &[Row] = &[
+    row(
+        "malformed",
+        "1 % is no valid job: those dead at the first try, no innocent one",
+        malformed,
+    ),
+    row("published-five-times", "one card each on createAndDeliver", five_times),
+    row(
+        "spread",
+        "jobs that fail together come back apart: no second holds more than three times the mean",
+        spread,
+    ),
+];
+
+fn malformed(stage: &mut Stage) -> Result<(), String> {
+    stage.start_workers()?;
+    let bodies: [&[u8]; 5] = [
+        b"not JSON",
+        b"",
+        br#"{"to":[{"mobile":15012341231}]}"#,
+        br#"{"to":[{"user_id":"a"}],"paramz":{}}"#,
+        &[0xff, 0xfe, b'{', b'}'],
+    ];
+    let bad: Vec<Raw> = (0..stage.run.jobs / 100)
+        .zip(bodies.iter().cycle())
+        .map(|(number, body)| Raw {
+            id: format!("bad-{number}"),
+            exchange: String::new(),
+            key: stage.queue("jobs"),
+            body: body.to_vec(),
+        })
+        .collect();
+    let jobs: Vec<_> = (0..stage.run.jobs).map(Stage::job).collect();
+    let (first, rest) = jobs.split_at(jobs.len() / 2);
+    stage.publish(first)?;
+    stage.publish_raw(&bad)?;
+    stage.publish(rest)?;
+    stage.evidence.doomed.extend(bad.iter().map(|raw| raw.id.clone()));
+    stage.settle()?;
+    let other: Vec<String> = stage
+        .letters()
+        .iter()
+        .filter(|letter| letter.reason != "invalid_job" || letter.attempt != 1)
+        .map(|letter| format!("{}: {} at attempt {}", letter.id, letter.reason, letter.attempt))
+        .collect();
+    stage.demand(other.is_empty(), || other.join(", "));
+    Ok(())
+}
+
+fn five_times(stage: &mut Stage) -> Result<(), String> {
+    stage.start_workers()?;
+    let different = stage.run.jobs / 5;
+    let copies: Vec<_> = (0..different * 5)
+        .map(|number| Stage::job(number % different))
+        .collect();
+    stage.publish(&copies)?;
+    // And five side by side.
+    let close: Vec<_> = (0..different * 5)
+        .map(|number| Stage::job(different + number / 5))
+        .collect();
+    stage.publish(&close)?;
+    stage.settle()?;
+    let (cards, messages) = (2 * different, copies.len() + close.len());
+    let told = |stage: &Stage, outcome| stage.said_metric("dingcard_jobs_total", &[("outcome", outcome)]);
+    let (delivered, duplicate) = (told(stage, "delivered"), told(stage, "duplicate"));
+    stage.note(format!(
+        "{messages} messages; told: {delivered} delivered, {duplicate} duplicate"
+    ));
+    stage.demand(delivered as usize + duplicate as usize == messages, || {
+        format!("{messages} messages, told: {delivered} delivered and {duplicate} duplicate")
+    });
+    let shown = stage.cards().len();
+    stage.demand(shown == cards, || format!("{shown} cards for {cards} jobs"));
+    stage.demand(delivered as usize == cards, || {
+        format!("{delivered} jobs told as delivered, of {cards} different ones")
+    });
+    Ok(())
+}
+
+fn spread(stage: &mut Stage) -> Result<(), String> {
+    let initial = if stage.run.small { 8 } else { 60 };
+    stage.set("RETRY__IMMEDIATE", "0");
+    stage.set("RETRY__INITIAL", &format!("{initial}s"));
+    stage.set("RETRY__MAX_DELAY", &format!("{initial}s"));
+    // Each job's first call fails, and no other.
+    let count = stage.run.jobs;
+    stage.faults(&json!([{"kind": "error", "endpoint": "createAndDeliver", "status": 503, "next": count}]))?;
+    stage.publish_all()?;
+    stage.start_workers()?;
+    stage.wait("every job to have failed", |stage| {
+        (stage.answered(&["503"]).ok()? >= count as u64).then_some(())
+    })?;
+    stage.settle()?;
+    let mut seconds: BTreeMap<i64, usize> = BTreeMap::new();
+    for card in stage.cards() {
+        let at: Option<Timestamp> = card["created_at"].as_str().and_then(|at| at.parse().ok());
+        *seconds.entry(at.map_or(0, Timestamp::as_second)).or_default() += 1;
+    }
+    let (Some(first), Some(last)) = (seconds.keys().next(), seconds.keys().next_back()) else {
+        return Err("no card came back".to_owned());
+    };
+    let span = last - first + 1;
+    let mean = count as f64 / span as f64;
+    let most = seconds.values().copied().max().unwrap_or(0);
+    let spans = Duration::from_secs(span.unsigned_abs());
+    stage.note(format!("back over {spans:?}, {mean:.0} a second, at most {most}"));
+    stage.demand(most as f64 <= 3.0 * mean, || {
+        format!("{most} in one second, the mean is {mean:.0}: {seconds:?}")
+    });
+    Ok(())
+}
