@@ -150,21 +150,28 @@ impl Delivery {
 
     /// Settles it: the broker forgets the message.
     pub async fn ack(self) -> Settled {
-        settled(&self.message.acker.ack(BasicAckOptions::default()).await)
+        let answer = self.message.acker.ack(BasicAckOptions::default());
+        self.within_session(answer).await
     }
 
     /// Gives it back: the broker delivers it again, and counts that.
     pub async fn give_back(self) -> Settled {
-        settled(
-            &self
-                .message
-                .acker
-                .nack(BasicNackOptions {
-                    requeue: true,
-                    ..BasicNackOptions::default()
-                })
-                .await,
-        )
+        let options = BasicNackOptions {
+            requeue: true,
+            ..BasicNackOptions::default()
+        };
+        let answer = self.message.acker.nack(options);
+        self.within_session(answer).await
+    }
+
+    /// lapin's answer for as long as the session lasts: one that is asked for in the moment in which the connection breaks
+    /// may never come (seen with 4.12.3), and the job would be in work for good.
+    async fn within_session(&self, answer: impl Future<Output = lapin::Result<bool>>) -> Settled {
+        tokio::select! {
+            biased;
+            answer = answer => settled(&answer),
+            () = self.session_ended() => Settled::Lost,
+        }
     }
 }
 

@@ -18,6 +18,7 @@
     clippy::cast_sign_loss,
     reason = "numbers of jobs and shares of them"
 )]
+#![allow(clippy::float_cmp, reason = "counters are whole numbers")]
 
 #[path = "../it/broker.rs"]
 mod broker;
@@ -167,7 +168,7 @@ fn play(run: &Run, row: &Row, shared: &Mutex<Option<Arc<Broker>>>, board: &Board
             Own::Private => Arc::new(Broker::start()),
         };
         let namespace = format!("faults-{}", row.name);
-        let mut stage = Stage::new(run, &namespace, broker, progress)?;
+        let mut stage = Stage::new(run, &namespace, &broker, progress)?;
         let result = (row.play)(&mut stage);
         let mut verdict = stage.judge();
         verdict.wrong.extend(result.err());

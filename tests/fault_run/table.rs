@@ -12,16 +12,19 @@ use crate::seconds;
 use crate::stage::Progress;
 use crate::verdict::Verdict;
 
+/// Names of rows, and how far each has come.
+type Playing = Arc<Mutex<Vec<(&'static str, Arc<Progress>)>>>;
+
 /// The rows that are being played.
 pub(crate) struct Board {
     bar: ProgressBar,
-    playing: Arc<Mutex<Vec<(&'static str, Arc<Progress>)>>>,
+    playing: Playing,
 }
 
 impl Board {
     pub(crate) fn new(rows: usize) -> Self {
         let bar = ProgressBar::with_draw_target(Some(rows as u64), ProgressDrawTarget::stderr());
-        let playing: Arc<Mutex<Vec<(&'static str, Arc<Progress>)>>> = Arc::default();
+        let playing: Playing = Arc::default();
         let shown = playing.clone();
         let style = ProgressStyle::with_template("{spinner} {pos} of {len} rows, {elapsed}: {now}")
             .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -136,20 +139,20 @@ pub(crate) fn table(rows: &[(&str, &Verdict)], markdown: bool) -> String {
         });
         padded.collect::<Vec<_>>()
     };
-    let mut text = String::new();
+    let mut printed = Vec::new();
     for (number, cells) in lines.iter().map(padded).enumerate() {
-        if markdown {
-            text += &format!("| {} |\n", cells.join(" | "));
-            if number == 0 {
-                let rules = widths.iter().enumerate().map(|(n, width)| {
-                    let rule = "-".repeat(width.saturating_sub(1).max(2));
-                    if n == 0 { format!("{rule}-") } else { format!("{rule}:") }
-                });
-                text += &format!("| {} |\n", rules.collect::<Vec<_>>().join(" | "));
-            }
-        } else {
-            text += &format!("{}\n", cells.join("  "));
+        if !markdown {
+            printed.push(cells.join("  "));
+            continue;
+        }
+        printed.push(format!("| {} |", cells.join(" | ")));
+        if number == 0 {
+            let rules = widths.iter().enumerate().map(|(n, width)| {
+                let rule = "-".repeat(width.saturating_sub(1).max(2));
+                if n == 0 { format!("{rule}-") } else { format!("{rule}:") }
+            });
+            printed.push(format!("| {} |", rules.collect::<Vec<_>>().join(" | ")));
         }
     }
-    text
+    printed.join("\n") + "\n"
 }

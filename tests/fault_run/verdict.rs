@@ -170,6 +170,8 @@ fn shows_mobile(line: &str, mobiles: &HashSet<String>) -> bool {
         .any(|run| (0..=run.len() - 11).any(|at| run.get(at..at + 11).is_some_and(|eleven| mobiles.contains(eleven))))
 }
 
+type Forge = fn(&mut Evidence);
+
 /// Puts forged evidence before the judge; an error names the forgery that went through.
 pub(crate) fn can_fail() -> Result<usize, String> {
     let id = |n: u32| format!("j{n}");
@@ -189,7 +191,6 @@ pub(crate) fn can_fail() -> Result<usize, String> {
     if !honest.holds() {
         return Err(format!("sound evidence was refused: {:?}", honest.wrong));
     }
-    type Forge = fn(&mut Evidence);
     let forgeries: [(&str, Forge); 11] = [
         ("a card taken away", |e| {
             e.shown.remove("j1");

@@ -10,7 +10,7 @@ use crate::stand::{PATIENCE, Stand, shared_broker, wait_until};
 fn a_broker_killed_in_the_middle_of_twenty_thousand_jobs_loses_none_and_the_worker_goes_on() {
     let broker = Broker::start();
     let stand = Stand::on(broker.url());
-    let worker = stand.worker();
+    let mut worker = stand.worker();
     stand.publish_lines(single_jobs(0, 20_000));
     wait_until("a quarter is delivered", || {
         (worker.jobs("delivered") >= 5_000.0).then_some(())
@@ -41,6 +41,11 @@ fn a_broker_killed_in_the_middle_of_twenty_thousand_jobs_loses_none_and_the_work
         (0.0, 1.0)
     );
     assert_eq!(worker.ready().0, 200);
+    wait_until("no job is in work for good", || {
+        (worker.metric("dingcard_jobs_in_flight", &[]) == 0.0).then_some(())
+    });
+    worker.process.terminate();
+    assert_eq!(worker.process.wait(PATIENCE), Ok(0));
 }
 
 #[test]

@@ -49,7 +49,7 @@ struct Refusal<'a> {
     reason: &'a str,
 }
 
-fn refusal<'a>(endpoint: &str, status: u16, code: &'a str) -> Value {
+fn refusal(endpoint: &str, status: u16, code: &str) -> Value {
     json!({"kind": "error", "endpoint": endpoint, "status": status, "code": code})
 }
 
