@@ -11,6 +11,7 @@
 //! | `amqp` | the broker: topology, delay levels, consuming, publishing, settling |
 //! | `dingtalk` | DingTalk: tokens, user IDs, cards, and what its answers mean |
 //! | `cache`, `rate_limit`, `ledger` | what is remembered: user IDs, the pace of calls, who has a card |
+//! | `store` | what the workers of a fleet share of it, in Redis |
 //! | `worker` | the life of a job |
 //! | `retry` | when to try again |
 //! | `metrics`, `health`, `admin` | what is told: families, readiness, and the server that tells |
@@ -36,4 +37,5 @@ pub mod retry;
 pub mod sandbox;
 pub mod shutdown;
 pub mod slice;
+pub mod store;
 pub mod worker;

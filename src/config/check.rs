@@ -56,6 +56,12 @@ impl Config {
                 "an http:// or https:// URL without a query is needed",
             );
         }
+        let redis = self.redis.url().map(|url| url.expose_secret());
+        refuse(
+            redis.is_some_and(|url| !url.starts_with("redis://") && !url.starts_with("rediss://")),
+            "redis.url",
+            "a redis:// or rediss:// URL is needed",
+        );
         refuse(self.retry.max_attempts == 0, "retry.max_attempts", "at least 1");
         refuse(
             !(1.0..=100.0).contains(&self.retry.multiplier),

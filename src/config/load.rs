@@ -305,6 +305,11 @@ fn read_secret_files(config: &mut Config) -> Vec<(Vec<String>, String)> {
         config.amqp.url_file.as_ref(),
         &mut config.amqp.url,
     );
+    read(
+        &["redis", "url_file"],
+        config.redis.url_file.as_ref(),
+        &mut config.redis.url,
+    );
     for (name, app) in &mut config.apps {
         read(
             &["apps", name, "app_secret_file"],

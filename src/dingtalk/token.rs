@@ -1,7 +1,9 @@
 //! The access token of one app: fetched once for all who need it, refreshed before it ends, dropped when refused.
 //!
 //! Separate because the calls that fetch it are limited and shared, and because it is a secret: it leaves this file only
-//! for a request. It makes no other call.
+//! for a request and for the store. It makes no other call.
+//!
+//! Workers that share a store share the token: one at a time fetches it, the others wait a moment for what it finds.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -14,16 +16,25 @@ use super::client::{Calls, Endpoint, Request};
 use super::error::Failure;
 use crate::config::{self, ExposeSecret as _, SecretString, TokenApi};
 use crate::metrics::Metrics;
+use crate::store::{Store, Turn};
 
 /// A token is refreshed this long before it ends, or after nine tenths of a short life.
 const EARLY: Duration = Duration::from_mins(5);
 /// A failed fetch is not repeated sooner: calling the getter too often is throttled (`dingtalk-api.md` 2.3).
 const PAUSE: Duration = Duration::from_secs(1);
+/// A worker that fetches is waited for this long; then the others fetch for themselves.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often they look meanwhile.
+const POLL: Duration = Duration::from_millis(50);
+/// The turn of a worker that died ends by itself.
+const TURN: Duration = Duration::from_secs(15);
 
 /// A token and its life.
 #[derive(Debug)]
 pub(super) struct Token {
     value: SecretString,
+    /// From its fetch to its end.
+    lives: Duration,
     refresh_at: Instant,
     ends_at: Instant,
 }
@@ -32,6 +43,33 @@ impl Token {
     /// For the request alone.
     pub(super) fn expose(&self) -> &str {
         self.value.expose_secret()
+    }
+
+    /// One that ends in `left`.
+    fn new(value: &str, lives: Duration, left: Duration) -> Self {
+        let now = Instant::now();
+        let refresh_in = lives.saturating_sub(EARLY).max(lives.mul_f64(0.9).min(EARLY));
+        let early = lives.saturating_sub(refresh_in);
+        Self {
+            value: value.into(),
+            lives,
+            refresh_at: now + left.saturating_sub(early),
+            ends_at: now + left,
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        Instant::now() < self.refresh_at
+    }
+
+    /// As it stands in the store.
+    fn written(&self) -> SecretString {
+        format!("{} {}", self.lives.as_secs(), self.expose()).into()
+    }
+
+    fn read(text: &str, left: Duration) -> Option<Self> {
+        let (lives, value) = text.split_once(' ')?;
+        Some(Self::new(value, Duration::from_secs(lives.parse().ok()?), left))
     }
 }
 
@@ -45,14 +83,24 @@ pub(super) struct Tokens {
     current: RwLock<Option<Arc<Token>>>,
     /// Whoever holds it fetches; the last failure and when it was.
     fetching: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+    /// The last one that DingTalk refused; the store may still have it.
+    refused: RwLock<Option<Arc<Token>>>,
+    shared: Store,
+    shared_key: String,
+    turn_key: String,
     metrics: Arc<Metrics>,
 }
 
 impl Tokens {
-    pub(super) fn new(app: &str, settings: &config::App, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn new(app: &str, settings: &config::App, metrics: &Arc<Metrics>, shared: &Store) -> Self {
+        let key = settings.app_key.clone().unwrap_or_default();
         Self {
             app: app.to_owned(),
-            key: settings.app_key.clone().unwrap_or_default(),
+            refused: RwLock::new(None),
+            shared: shared.clone(),
+            shared_key: shared.hidden_key("token", &[app, &key]),
+            turn_key: shared.hidden_key("token-turn", &[app, &key]),
+            key,
             secret: settings.app_secret(),
             api: settings.token_api,
             current: RwLock::new(None),
@@ -66,7 +114,7 @@ impl Tokens {
     }
 
     fn fresh(&self) -> Option<Arc<Token>> {
-        self.current().filter(|token| Instant::now() < token.refresh_at)
+        self.current().filter(|token| token.is_fresh())
     }
 
     /// The token, fetched where there is none or it is about to end. A failure to refresh one that is still good is none.
@@ -85,10 +133,7 @@ impl Tokens {
         let fetched = if let Some(failure) = recent {
             Err(failure)
         } else {
-            let fetched = self.fetch(calls, urgent).await;
-            self.metrics
-                .token_refresh(&self.app, fetched.as_ref().err().map(|f| f.class));
-            fetched
+            self.renew(calls, urgent).await
         };
         match fetched {
             Ok(token) => {
@@ -109,11 +154,51 @@ impl Tokens {
     }
 
     /// Drops `refused`, unless another has taken its place meanwhile.
-    pub(super) fn reject(&self, refused: &Arc<Token>) {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|token| Arc::ptr_eq(token, refused)) {
-            *current = None;
+    pub(super) async fn reject(&self, refused: &Arc<Token>) {
+        {
+            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            if current.as_ref().is_some_and(|token| Arc::ptr_eq(token, refused)) {
+                *current = None;
+            }
         }
+        *self.refused.write().unwrap_or_else(PoisonError::into_inner) = Some(refused.clone());
+        self.shared
+            .remove_if(&self.shared_key, refused.written().expose_secret())
+            .await;
+    }
+
+    /// A token that another worker has or fetches just now, else one fetched here.
+    async fn renew(&self, calls: &Calls, urgent: bool) -> Result<Token, Failure> {
+        let patience = Instant::now() + PATIENCE;
+        let turn = loop {
+            let turn = self.shared.turn(&self.turn_key, TURN).await;
+            if let Some(token) = self.shared_token().await {
+                self.shared.end(turn).await;
+                return Ok(token);
+            }
+            if turn != Turn::Theirs || Instant::now() >= patience {
+                break turn;
+            }
+            tokio::time::sleep(POLL).await;
+        };
+        let fetched = self.fetch(calls, urgent).await;
+        self.metrics
+            .token_refresh(&self.app, fetched.as_ref().err().map(|f| f.class));
+        if let Ok(token) = &fetched {
+            let (key, left) = (self.shared_key.clone(), token.lives);
+            self.shared.put(&[key], token.written().expose_secret(), left).await;
+        }
+        self.shared.end(turn).await;
+        fetched
+    }
+
+    /// The workers' token, where it is one to begin with.
+    async fn shared_token(&self) -> Option<Token> {
+        let (text, left) = self.shared.get(&self.shared_key).await?;
+        let token = Token::read(&text, left).filter(Token::is_fresh)?;
+        let refused = self.refused.read().unwrap_or_else(PoisonError::into_inner);
+        let known_bad = refused.as_ref().is_some_and(|bad| bad.expose() == token.expose());
+        (!known_bad).then_some(token)
     }
 
     async fn fetch(&self, calls: &Calls, urgent: bool) -> Result<Token, Failure> {
@@ -164,12 +249,7 @@ impl Tokens {
                 &format!("an answer without {} and {}", names.0, names.1),
             ));
         };
-        let (now, lives) = (Instant::now(), Duration::from_secs(lives.min(365 * 24 * 3600)));
-        let refresh_in = lives.saturating_sub(EARLY).max(lives.mul_f64(0.9).min(EARLY));
-        Ok(Token {
-            value: value.into(),
-            refresh_at: now + refresh_in.min(lives),
-            ends_at: now + lives,
-        })
+        let lives = Duration::from_secs(lives.min(365 * 24 * 3600));
+        Ok(Token::new(value, lives, lives))
     }
 }
