@@ -13,6 +13,7 @@
 //! | `cache`, `rate_limit`, `ledger` | what is remembered: user IDs, the pace of calls, who has a card |
 //! | `store` | what the workers of a fleet share of it, in Redis |
 //! | `worker` | the life of a job |
+//! | `dead_letters` | why a letter is dead, and what a replay publishes |
 //! | `retry` | when to try again |
 //! | `metrics`, `health`, `admin` | what is told: families, readiness, and the server that tells |
 //! | `shutdown` | how work is told to stop |
@@ -26,6 +27,7 @@ pub mod amqp;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod dead_letters;
 pub mod dingtalk;
 pub mod health;
 pub mod job;

@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "amqp", "dingtalk", "ledger", "retry", "health", "job", "slice", "outcome", "metrics", "config", "shutdown",
         ],
     ),
+    ("dead_letters", &["amqp", "job", "outcome", "config"]),
     ("admin", &["metrics", "health", "config", "shutdown"]),
     (
         "dingtalk",

@@ -147,7 +147,7 @@ impl Broker {
         })
     }
 
-    async fn connect(&self, purpose: &str) -> Result<Connection, ConnectError> {
+    pub(super) async fn connect(&self, purpose: &str) -> Result<Connection, ConnectError> {
         let uri = self.uri()?;
         let host = format!("{}:{}", uri.authority.host, uri.authority.port);
         let refused = |error| ConnectError::Refused {

@@ -21,15 +21,17 @@ pub enum Queue {
     Urgent(String),
     /// Messages that may be killing workers, of any app, one at a time.
     Suspect,
+    /// The dead letters, of any app.
+    Dead,
 }
 
 impl Queue {
-    /// The app of the queue; of the suspect queue the default app, for messages that do not say where they come from.
+    /// The app of the queue; of the queues of any app the default one, for messages that do not say where they come from.
     #[must_use]
     pub fn app(&self) -> &str {
         match self {
             Self::Jobs(app) | Self::Urgent(app) => app,
-            Self::Suspect => DEFAULT_APP,
+            Self::Suspect | Self::Dead => DEFAULT_APP,
         }
     }
 
@@ -38,7 +40,7 @@ impl Queue {
     pub fn of_app(&self, app: &str) -> Self {
         match self {
             Self::Urgent(_) => Self::Urgent(app.to_owned()),
-            Self::Jobs(_) | Self::Suspect => Self::Jobs(app.to_owned()),
+            Self::Jobs(_) | Self::Suspect | Self::Dead => Self::Jobs(app.to_owned()),
         }
     }
 
@@ -85,6 +87,12 @@ impl Delivery {
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.message.data
+    }
+
+    /// The key it was routed by.
+    #[must_use]
+    pub fn routing_key(&self) -> &str {
+        self.message.routing_key.as_str()
     }
 
     /// AMQP's properties.

@@ -121,6 +121,22 @@ pub(super) fn delivery_count(properties: &BasicProperties) -> u64 {
     count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
 }
 
+/// What the broker itself dead-lettered a message for, the last time: the word, the queue, and when.
+#[must_use]
+pub fn died_of(properties: &BasicProperties) -> Option<(String, String, Option<Timestamp>)> {
+    let AMQPValue::FieldArray(deaths) = header(properties, "x-death")? else {
+        return None;
+    };
+    let AMQPValue::FieldTable(last) = deaths.as_slice().first()? else {
+        return None;
+    };
+    let field = |key: &str| last.inner().get(key);
+    let time = field("time")
+        .and_then(as_number)
+        .and_then(|s| Timestamp::from_second(s).ok());
+    Some((as_text(field("reason")?)?, as_text(field("queue")?)?, time))
+}
+
 /// When the producer published: header `timestamp_in_ms`, else the `timestamp` property, which counts seconds.
 #[must_use]
 pub fn published_at(properties: &BasicProperties) -> Option<SystemTime> {

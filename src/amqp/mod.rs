@@ -4,6 +4,7 @@
 
 mod connection;
 mod consumer;
+mod dead;
 mod delay;
 mod delivery;
 mod headers;
@@ -12,8 +13,9 @@ mod topology;
 
 pub use self::connection::{Broker, ConnectError, Parts};
 pub use self::consumer::{Pace, Paces};
+pub use self::dead::Held;
 pub use self::delay::MAX_DELAY;
 pub use self::delivery::{Delivery, Queue, Settled};
-pub use self::headers::{Headers, published_at};
+pub use self::headers::{Headers, died_of, published_at};
 pub use self::publisher::{Destination, PublishError, Publisher};
 pub use self::topology::{Names, Topology};

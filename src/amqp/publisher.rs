@@ -31,8 +31,6 @@ pub enum Destination {
     Queue(Queue),
     /// A queue, after the broker has held the message.
     Later(Queue, Duration),
-    /// The dead letters.
-    Dead,
 }
 
 /// A publish that is not known to have succeeded.
@@ -206,7 +204,6 @@ impl Publisher {
         let (exchange, key) = match to {
             Destination::Queue(queue) => (String::new(), self.names.queue(queue)),
             Destination::Later(queue, delay) => self.names.levels().route(&self.names.queue(queue), *delay),
-            Destination::Dead => (String::new(), self.names.dead()),
         };
         // Namespace, queue and 17 levels stay below the 255 bytes of a short string (`config` bounds both).
         Route {

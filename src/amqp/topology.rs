@@ -63,13 +63,8 @@ impl Names {
             Queue::Jobs(app) => of("jobs", app),
             Queue::Urgent(app) => of("urgent", app),
             Queue::Suspect => "suspect".to_owned(),
+            Queue::Dead => "dead".to_owned(),
         }
-    }
-
-    /// The queue of dead letters.
-    #[must_use]
-    pub fn dead(&self) -> String {
-        format!("{}.dead", self.namespace)
     }
 
     /// The fanout exchange that leads what has no queue to the dead letters.
@@ -153,10 +148,10 @@ impl Topology {
         self.exchange(names.unroutable(), ExchangeKind::Fanout, None);
         self.exchange(names.namespace.clone(), ExchangeKind::Direct, Some(names.unroutable()));
         self.queue(
-            names.dead(),
+            names.queue(&Queue::Dead),
             vec![("x-delivery-limit", Argument::Number(DEAD_DELIVERY_LIMIT))],
         );
-        self.bind(names.unroutable(), names.dead(), false, String::new());
+        self.bind(names.unroutable(), names.queue(&Queue::Dead), false, String::new());
     }
 
     fn delay_levels(&mut self, names: &Names) {
@@ -174,7 +169,7 @@ impl Topology {
 
     fn job_queue(&mut self, names: &Names, queue: &Queue) {
         let name = names.queue(queue);
-        let mut arguments = dead_lettering("", Some(&names.dead()));
+        let mut arguments = dead_lettering("", Some(&names.queue(&Queue::Dead)));
         arguments.push(("x-delivery-limit", Argument::Number(JOB_DELIVERY_LIMIT)));
         if *queue == Queue::Suspect {
             arguments.push(("x-single-active-consumer", Argument::Flag(true)));

@@ -2,6 +2,7 @@
 //!
 //! Here errors become one text with a remedy, and a number that scripts can use.
 
+mod dead;
 mod publish;
 mod sandbox;
 mod schema;
@@ -40,6 +41,8 @@ enum Verb {
     Worker(worker::Args),
     /// Publishes jobs: one from flags, or many from NDJSON.
     Publish(Box<publish::Args>),
+    /// Lists, shows, replays and discards dead letters.
+    Dead(dead::Args),
     /// Declares the queues and exchanges, or prints their definitions.
     Topology(topology::Args),
     /// Prints a JSON Schema.
@@ -73,12 +76,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     // The provider is chosen once for the process: reqwest and lapin are built without one of their own.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let quiet = matches!(cli.verb, Verb::Publish(_) | Verb::Topology(_));
+    let quiet = matches!(cli.verb, Verb::Publish(_) | Verb::Dead(_) | Verb::Topology(_));
     start_log(&config, quiet)?;
     runtime.block_on(async {
         match cli.verb {
             Verb::Worker(args) => worker::run(config, args).await,
             Verb::Publish(args) => publish::run(&config, *args).await,
+            Verb::Dead(args) => dead::run(&config, args).await,
             Verb::Topology(args) => topology::run(&config, &args).await,
             Verb::Sandbox(args) => sandbox::run(&config, args).await,
             Verb::Schema(_) => Ok(()),

@@ -92,6 +92,8 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
 async fn publish(publisher: &Publisher, jobs: Vec<Outgoing>) -> anyhow::Result<()> {
     let (total, mut confirmed) = (jobs.len(), 0);
     let bar = progress_bar(total);
+    // The bar makes way for an ID only where both are on the screen.
+    let shared = std::io::stdout().is_terminal();
     let published = stream::iter(jobs).map(|job| async move {
         let to = Destination::Queue(job.queue);
         let result = publisher.publish(&to, &job.body, properties(&job.id)).await;
@@ -101,7 +103,11 @@ async fn publish(publisher: &Publisher, jobs: Vec<Outgoing>) -> anyhow::Result<(
     while let Some((id, result)) = published.next().await {
         result
             .with_context(|| format!("job {id} was not published, nor those after it ({confirmed} of {total} were)"))?;
-        bar.suspend(|| say(&id))?;
+        if shared {
+            bar.suspend(|| say(&id))?;
+        } else {
+            say(&id)?;
+        }
         bar.inc(1);
         confirmed += 1;
     }

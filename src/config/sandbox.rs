@@ -108,4 +108,30 @@ mod tests {
     fn a_misspelt_key_is_refused() {
         assert!(toml::from_str::<Sandbox>("rate_per_secnd = 1").is_err());
     }
+
+    /// The part of the embedded file from `[sandbox]` on, its comments of prose left out.
+    fn documented(uncommented: bool) -> Sandbox {
+        let (_, section) = crate::config::DEFAULTS.split_once("\n[sandbox]\n").unwrap();
+        let example = |line: &str| line.starts_with('[') || line.contains(" = ");
+        let lines = section.lines().map(|line| match line.strip_prefix("# ") {
+            Some(rest) if uncommented && example(rest) => rest.replace("[sandbox.", "["),
+            _ => line.to_owned(),
+        });
+        toml::from_str(&lines.collect::<Vec<_>>().join("\n")).unwrap()
+    }
+
+    #[test]
+    fn the_embedded_file_says_what_the_defaults_are() {
+        assert_eq!(documented(false), Sandbox::default());
+    }
+
+    #[test]
+    fn the_embedded_file_shows_every_map_by_an_example_that_works() {
+        let shown = documented(true);
+        assert_eq!(shown.apps["dingmine"].robot_code, "dingmine");
+        assert_eq!(shown.users["15012341231"], "manager7");
+        let template = &shown.templates["overtime"];
+        assert!(template.published && !template.title.is_empty() && !template.body.is_empty());
+        assert_eq!(template.fields, ["pv", "users"]);
+    }
 }

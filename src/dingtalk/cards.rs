@@ -270,15 +270,31 @@ fn result_of(
     let Some(result) = results.iter().find(named).or_else(by_place) else {
         return Err(unreadable(endpoint, "an answer without a result for this recipient"));
     };
-    if truth(result.get("success")) == Some(true) {
-        return Ok(Delivered {
+    match truth(result.get("success")) {
+        Some(true) => Ok(Delivered {
             carrier_id: text(result, "carrierId"),
-        });
+        }),
+        Some(false) => Err(undelivered(
+            endpoint,
+            &text(result, "errorMsg"),
+            space.is_group(),
+            &[id],
+        )),
+        // It may have arrived, so nobody is dead for it.
+        None => Err(unreadable(endpoint, "a result that says neither success nor failure")),
     }
-    Err(undelivered(
-        endpoint,
-        &text(result, "errorMsg"),
-        space.is_group(),
-        &[id],
-    ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_says_neither_success_nor_failure_kills_nobody() {
+        let result = json!({"spaceType": "IM_ROBOT", "spaceId": "u1", "carrierId": "c"});
+        let space = Space::User("u1".into());
+        let failure = result_of(Endpoint::CreateAndDeliver, &space, 0, 1, &[result]).unwrap_err();
+        assert_eq!((failure.reason, failure.class), (Reason::BadResponse, Class::Unknown));
+    }
 }

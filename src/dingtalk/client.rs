@@ -198,7 +198,11 @@ impl Http {
             .get("retry-after")
             .and_then(|v| v.to_str().ok())
             .map(str::to_owned);
-        let body = read_body(endpoint, response).await?;
+        let body = match read_body(endpoint, response).await {
+            // A refusal by its status is one, however its body ended.
+            Err(_) if status >= 400 => Vec::new(),
+            body => body?,
+        };
         let hide: Vec<&str> = request.hide.iter().copied().chain(request.token).collect();
         answer::read(
             endpoint,
@@ -235,6 +239,11 @@ impl Calls {
         }
     }
 
+    /// The rate of the app's slowest endpoint: the gauge has one value an app.
+    fn slowest(&self) -> f64 {
+        self.limiters.values().map(Limiter::rate).fold(f64::INFINITY, f64::min)
+    }
+
     /// One call, in its turn. `Ok` holds the fields of an answer that refuses nothing; whether it says success is for the
     /// caller to read.
     pub(super) async fn call(&self, endpoint: Endpoint, request: &Request<'_>) -> Result<Map<String, Value>, Failure> {
@@ -245,6 +254,8 @@ impl Calls {
         if let Some(limiter) = limiter {
             limiter.acquire(request.urgent).await;
             metrics.rate_limit_wait(&self.app, begun.elapsed());
+            // A cut rate comes back with time alone, so nothing but a call can show it.
+            metrics.rate_limit(&self.app, self.slowest());
         }
         self.http.ban().map_or(Ok(()), Err)?;
         let begun = Instant::now();
@@ -258,7 +269,7 @@ impl Calls {
         match (&answer, limiter) {
             (Err(failure), Some(limiter)) if failure.class == Class::Throttle => {
                 limiter.throttled(failure.wait);
-                metrics.rate_limit(&self.app, limiter.rate());
+                metrics.rate_limit(&self.app, self.slowest());
                 tracing::info!(app = self.app, %endpoint, wait = ?failure.wait, rate = limiter.rate(), detail = failure.detail,
                     "throttled: the app slows down");
             }
@@ -318,4 +329,74 @@ fn told(error: reqwest::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// Calls of the default app to a server that gives these answers, a connection each, then closes it.
+    async fn answered_by(answers: &'static [&'static str]) -> (Calls, Arc<Metrics>) {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = Config::load(None, []).unwrap();
+        config.dingtalk.api_url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let _read = socket.read(&mut [0; 4096]).await.unwrap();
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let metrics = Arc::new(Metrics::new(&["default"]).unwrap());
+        let http = Arc::new(Http::new(&config.dingtalk, &metrics).unwrap());
+        (Calls::new("default", &config.apps["default"], &http), metrics)
+    }
+
+    fn shown(metrics: &Metrics) -> f64 {
+        let page = metrics.page().unwrap();
+        let line = page
+            .lines()
+            .find_map(|l| l.strip_prefix(r#"dingcard_rate_limit_per_second{app="default"} "#));
+        line.unwrap().parse().unwrap()
+    }
+
+    #[tokio::test]
+    #[allow(clippy::float_cmp, reason = "these numbers are exact in binary")]
+    async fn the_gauge_follows_the_rate_down_and_up_again() {
+        const THROTTLED: &str = "HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        const FINE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+        let (calls, metrics) = answered_by(&[THROTTLED, FINE]).await;
+        let request = Request::default();
+        calls.call(Endpoint::Deliver, &request).await.unwrap_err();
+        assert_eq!(shown(&metrics), 11.25);
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_mins(2)).await;
+        tokio::time::resume();
+        calls.call(Endpoint::Deliver, &request).await.unwrap();
+        assert_eq!(shown(&metrics), 13.25);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_whose_body_breaks_off_is_what_its_status_says() {
+        let (calls, _) = answered_by(&[
+            "HTTP/1.1 403 Forbidden\r\ncontent-length: 100\r\n\r\n{\"co",
+            "HTTP/1.1 503 Unavailable\r\ncontent-length: 100\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"su",
+        ])
+        .await;
+        for (reason, class) in [
+            (Reason::BadResponse, Class::Transient),
+            (Reason::ServerError, Class::Unknown),
+            (Reason::Network, Class::Unknown),
+        ] {
+            let failure = calls.call(Endpoint::Deliver, &Request::default()).await.unwrap_err();
+            assert_eq!((failure.reason, failure.class), (reason, class), "{failure}");
+        }
+    }
 }

@@ -117,12 +117,23 @@ impl Tokens {
         self.current().filter(|token| token.is_fresh())
     }
 
+    fn good(&self) -> Option<Arc<Token>> {
+        self.current().filter(|token| Instant::now() < token.ends_at)
+    }
+
     /// The token, fetched where there is none or it is about to end. A failure to refresh one that is still good is none.
     pub(super) async fn get(&self, calls: &Calls, urgent: bool) -> Result<Arc<Token>, Failure> {
         if let Some(token) = self.fresh() {
             return Ok(token);
         }
-        let mut last_failure = self.fetching.lock().await;
+        let mut last_failure = match self.good() {
+            // One caller renews a token that still holds; a getter that hangs must not stop the others.
+            Some(token) => match self.fetching.try_lock() {
+                Ok(last_failure) => last_failure,
+                Err(_) => return Ok(token),
+            },
+            None => self.fetching.lock().await,
+        };
         if let Some(token) = self.fresh() {
             return Ok(token);
         }
@@ -146,9 +157,7 @@ impl Tokens {
                 if last_failure.as_ref().is_none_or(|(at, _)| at.elapsed() >= PAUSE) {
                     *last_failure = Some((Instant::now(), failure.clone()));
                 }
-                self.current()
-                    .filter(|token| Instant::now() < token.ends_at)
-                    .ok_or(failure)
+                self.good().ok_or(failure)
             }
         }
     }
@@ -251,5 +260,49 @@ impl Tokens {
         };
         let lives = Duration::from_secs(lives.min(365 * 24 * 3600));
         Ok(Token::new(value, lives, lives))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::{Json, Router, routing::post};
+    use futures_util::poll;
+
+    use super::super::client::Http;
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn a_getter_that_hangs_stops_only_the_caller_that_renews() {
+        static FETCHES: AtomicUsize = AtomicUsize::new(0);
+        let getter = post(|| async {
+            if FETCHES.fetch_add(1, Ordering::SeqCst) > 0 {
+                std::future::pending::<()>().await;
+            }
+            Json(json!({"accessToken": "t1", "expireIn": 100}))
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = axum::serve(listener, Router::new().route("/v1.0/oauth2/accessToken", getter));
+        tokio::spawn(server.into_future());
+
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let mut config = Config::load(None, []).unwrap();
+        config.dingtalk.api_url = url;
+        let metrics = Arc::new(Metrics::new(&["default"]).unwrap());
+        let http = Arc::new(Http::new(&config.dingtalk, &metrics).unwrap());
+        let calls = Calls::new("default", &config.apps["default"], &http);
+        let tokens = Tokens::new("default", &config.apps["default"], &metrics);
+        tokens.get(&calls, false).await.unwrap();
+
+        // Only the clock moves: the token is due for renewal, and still good.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(95)).await;
+        let mut renewal = Box::pin(tokens.get(&calls, false));
+        assert!(poll!(&mut renewal).is_pending());
+        assert_eq!(tokens.get(&calls, false).await.unwrap().expose(), "t1");
     }
 }

@@ -67,10 +67,12 @@ impl App {
     async fn look_up(&self, mobile: &str, urgent: bool) -> Result<String, Failure> {
         let endpoint = Endpoint::GetByMobile;
         let body = json!({"mobile": mobile});
+        let bare = mobile.trim_start_matches('+');
+        let joined = bare.replace('-', "");
         let request = Request {
             body: Some(&body),
             urgent,
-            hide: &[mobile],
+            hide: &[mobile, bare, &joined],
             ..Request::default()
         };
         let answer = self.authorised(endpoint, request).await?;
@@ -112,10 +114,16 @@ fn normal(mobile: &str) -> Option<String> {
     let well_formed = |text: &str| text.chars().all(|c| c.is_ascii_digit() || c == '-') && !text.starts_with('-');
     match kept.strip_prefix('+') {
         Some(rest) if !well_formed(rest) => None,
-        Some(rest) => match digits(rest).strip_prefix("86") {
-            Some(mainland) if is_mainland(mainland) => Some(mainland.to_owned()),
-            _ => (6..=20).contains(&rest.len()).then_some(kept),
-        },
+        Some(rest) => {
+            let all = digits(rest);
+            match all.strip_prefix("86") {
+                Some(mainland) if is_mainland(mainland) => Some(mainland.to_owned()),
+                _ => (6..=20).contains(&all.len()).then(|| {
+                    let (country, number) = all.split_at(country_code(&all));
+                    format!("+{country}-{number}")
+                }),
+            }
+        }
         None if !well_formed(&kept) => None,
         None => {
             let plain = digits(&kept);
@@ -123,6 +131,20 @@ fn normal(mobile: &str) -> Option<String> {
             let mobile = without_country.unwrap_or(&plain);
             (6..=20).contains(&mobile.len()).then(|| mobile.to_owned())
         }
+    }
+}
+
+/// The length of a country code. None is the beginning of another, and all but these have three digits.
+fn country_code(digits: &str) -> usize {
+    const TWO: &[&str] = &[
+        "20", "27", "30", "31", "32", "33", "34", "36", "39", "40", "41", "43", "44", "45", "46", "47", "48", "49",
+        "51", "52", "53", "54", "55", "56", "57", "58", "60", "61", "62", "63", "64", "65", "66", "81", "82", "84",
+        "86", "90", "91", "92", "93", "94", "95", "98",
+    ];
+    match &digits[..2] {
+        two if TWO.contains(&two) => 2,
+        two if two.starts_with(['1', '7']) => 1,
+        _ => 3,
     }
 }
 
@@ -182,7 +204,11 @@ mod tests {
             assert_eq!(normal(written).as_deref(), Some("15012341231"), "{written}");
         }
         assert_eq!(normal("+852-91234567").as_deref(), Some("+852-91234567"));
-        assert_eq!(normal("0085291234567").as_deref(), Some("+85291234567"));
+        for written in ["+85291234567", "0085291234567", "+852 9123 4567", "+8529-1234567"] {
+            assert_eq!(normal(written).as_deref(), Some("+852-91234567"), "{written}");
+        }
+        assert_eq!(normal("+1 242-555-1234").as_deref(), Some("+1-2425551234"));
+        assert_eq!(normal("+44 7700 900123").as_deref(), Some("+44-7700900123"));
     }
 
     #[test]

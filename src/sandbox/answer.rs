@@ -104,6 +104,14 @@ impl Answer {
         Self::raw(200, result, Content::Cut)
     }
 
+    /// The same without an ID of the request, which errors of `/gettoken` have not (dingtalk-api.md §1).
+    pub(super) fn without_request_id(mut self) -> Self {
+        if let Content::Json(Value::Object(body)) = &mut self.content {
+            body.remove("request_id");
+        }
+        self
+    }
+
     /// The same under another status.
     pub(super) fn with_status(mut self, status: u16) -> Self {
         self.status = status;

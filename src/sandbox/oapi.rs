@@ -16,13 +16,13 @@ use super::directory::Standing;
 pub(super) fn gettoken(world: &World, call: &Call) -> Result<Answer, Answer> {
     let parameter = |key: &str| {
         let value = call.query.get(key).filter(|value| !value.is_empty());
-        value.ok_or_else(|| Answer::legacy(40035, format!("缺少参数 {key}")))
+        value.ok_or_else(|| Answer::legacy(40035, format!("缺少参数 {key}")).without_request_id())
     };
     let (key, secret) = (parameter("appkey")?, parameter("appsecret")?);
     let (token, life) = world
         .directory
         .token(key, secret)
-        .ok_or_else(|| Answer::legacy(40096, "不合法的appKey或appSecret"))?;
+        .ok_or_else(|| Answer::legacy(40096, "不合法的appKey或appSecret").without_request_id())?;
     Ok(Answer::ok(
         json!({"errcode": 0, "errmsg": "ok", "access_token": token, "expires_in": life}),
     ))

@@ -234,7 +234,7 @@ impl Worker {
                     detail,
                 ))
             }
-            Queue::Suspect => None,
+            Queue::Suspect | Queue::Dead => None,
             _ if count >= SUSPECT_AFTER => Some(Settlement::Move(Queue::Suspect)),
             _ => None,
         }

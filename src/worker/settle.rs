@@ -231,7 +231,12 @@ async fn dead(worker: &Worker, delivery: Delivery, ended: &Ended, reason: Reason
         .get_or_insert_with(|| worker.names.queue(delivery.arrived_by()));
     let settled = worker
         .publisher
-        .hand_over(delivery, &Destination::Dead, &headers, ended.job_id.as_deref())
+        .hand_over(
+            delivery,
+            &Destination::Queue(Queue::Dead),
+            &headers,
+            ended.job_id.as_deref(),
+        )
         .await;
     if settled == Settled::Lost {
         return;

@@ -16,6 +16,7 @@
 mod broker;
 mod broker_life;
 mod commands;
+mod dead;
 mod delivery;
 mod failures;
 mod http;

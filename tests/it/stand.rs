@@ -99,14 +99,19 @@ impl Stand {
 
     /// A worker that may not consume yet.
     pub fn starting_worker(&self) -> Worker {
+        let process = self.start(&["worker", "--listen", "127.0.0.1:0"]);
+        let metrics_url = value_of(&process.wait_for_line("metrics=", PATIENCE).unwrap(), "metrics");
+        Worker { process, metrics_url }
+    }
+
+    /// Starts a verb.
+    pub fn start(&self, args: &[&str]) -> Process {
         let env: Vec<_> = self
             .env
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
-        let process = Process::start(BIN, &["worker", "--listen", "127.0.0.1:0"], &env).unwrap();
-        let metrics_url = value_of(&process.wait_for_line("metrics=", PATIENCE).unwrap(), "metrics");
-        Worker { process, metrics_url }
+        Process::start(BIN, args, &env).unwrap()
     }
 
     /// Runs a verb to its end.
