@@ -274,6 +274,8 @@ mod tests {
     use super::super::client::Http;
     use super::*;
     use crate::config::Config;
+    use crate::store::redis_server::RedisServer;
+    use crate::store::testing::store;
 
     #[tokio::test]
     async fn a_getter_that_hangs_stops_only_the_caller_that_renews() {
@@ -295,7 +297,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new(&["default"]).unwrap());
         let http = Arc::new(Http::new(&config.dingtalk, &metrics).unwrap());
         let calls = Calls::new("default", &config.apps["default"], &http);
-        let tokens = Tokens::new("default", &config.apps["default"], &metrics);
+        let tokens = Tokens::new("default", &config.apps["default"], &metrics, &Store::InProcess);
         tokens.get(&calls, false).await.unwrap();
 
         // Only the clock moves: the token is due for renewal, and still good.
@@ -304,5 +306,83 @@ mod tests {
         let mut renewal = Box::pin(tokens.get(&calls, false));
         assert!(poll!(&mut renewal).is_pending());
         assert_eq!(tokens.get(&calls, false).await.unwrap().expose(), "t1");
+    }
+
+    /// What two workers of a fleet hold of one app's token, and the getter that they share.
+    struct Fleet {
+        server: RedisServer,
+        calls: Calls,
+        workers: [Tokens; 2],
+        fetches: Arc<AtomicUsize>,
+    }
+
+    impl Fleet {
+        async fn start() -> Self {
+            let fetches = Arc::new(AtomicUsize::new(0));
+            let counted = fetches.clone();
+            let getter = post(async move || {
+                let token = format!("t{}", counted.fetch_add(1, Ordering::SeqCst) + 1);
+                Json(json!({"accessToken": token, "expireIn": 7200}))
+            });
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let router = Router::new().route("/v1.0/oauth2/accessToken", getter);
+            tokio::spawn(axum::serve(listener, router).into_future());
+
+            rustls::crypto::ring::default_provider().install_default().ok();
+            let mut config = Config::load(None, []).unwrap();
+            config.dingtalk.api_url = url;
+            let metrics = Arc::new(Metrics::new(&["default"]).unwrap());
+            let http = Arc::new(Http::new(&config.dingtalk, &metrics).unwrap());
+            let app = &config.apps["default"];
+            let server = RedisServer::start();
+            let stores = [store(&server.url()).await, store(&server.url()).await];
+            Self {
+                server,
+                calls: Calls::new("default", app, &http),
+                workers: stores.map(|store| Tokens::new("default", app, &metrics, &store)),
+                fetches,
+            }
+        }
+
+        async fn get(&self, worker: usize) -> Arc<Token> {
+            self.workers[worker].get(&self.calls, false).await.unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn workers_share_a_token_and_drop_the_one_that_was_refused_and_no_other() {
+        let fleet = Fleet::start().await;
+        let (one, other) = tokio::join!(fleet.get(0), fleet.get(1));
+        assert_eq!((one.expose(), other.expose()), ("t1", "t1"));
+        fleet.workers[0].reject(&one).await;
+        assert_eq!(fleet.get(0).await.expose(), "t2");
+        fleet.workers[1].reject(&other).await;
+        assert_eq!(fleet.get(1).await.expose(), "t2");
+        assert_eq!(fleet.fetches.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_that_is_still_shared_is_not_taken_again() {
+        let fleet = Fleet::start().await;
+        let refused = fleet.get(0).await;
+        fleet.workers[0].reject(&refused).await;
+        let key = &fleet.workers[0].shared_key;
+        fleet.server.ask(&["SET", key, "7200 t1", "PX", "7000000"]);
+        assert_eq!(fleet.get(0).await.expose(), "t2");
+    }
+
+    #[tokio::test]
+    async fn a_worker_whose_turn_does_not_end_is_not_waited_for_long() {
+        let fleet = Fleet::start().await;
+        let key = &fleet.workers[0].turn_key;
+        fleet.server.ask(&["SET", key, "somebody who died", "PX", "600000"]);
+        assert_eq!(fleet.get(0).await.expose(), "t1");
+        assert_eq!(fleet.get(1).await.expose(), "t1");
+        assert_eq!(
+            fleet.server.ask(&["GET", key]),
+            ["somebody who died"],
+            "not ours to end"
+        );
     }
 }

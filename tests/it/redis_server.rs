@@ -115,11 +115,11 @@ impl RedisServer {
     fn try_ask(&self, command: &[&str]) -> io::Result<Vec<String>> {
         let stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let mut question = format!("*{}\r\n", command.len());
-        for part in command {
-            question.push_str(&format!("${}\r\n{part}\r\n", part.len()));
-        }
-        (&stream).write_all(question.as_bytes())?;
+        let parts: Vec<String> = command
+            .iter()
+            .map(|part| format!("${}\r\n{part}\r\n", part.len()))
+            .collect();
+        (&stream).write_all(format!("*{}\r\n{}", parts.len(), parts.concat()).as_bytes())?;
         let mut reader = BufReader::new(stream);
         let mut parts = Vec::new();
         read_answer(&mut reader, &mut parts)?;
