@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     let result = binary().and_then(|bin| {
         let mut stage = Stage::set(&bin, &runtime, &interrupt, |next| {
-            say(format_args!("{} {next}", dim("·")))
+            say(format_args!("{} {next}", dim("·")));
         })?;
         let good = play(&mut stage, &interrupt)?;
         if !once {

@@ -302,3 +302,381 @@ pub(super) fn hidden(text: &str, hide: &[&str]) -> String {
     }
     out + rest
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::testing::{MOBILE, SECRET, TOKEN, read, refused};
+    use super::*;
+
+    const SEND: Endpoint = Endpoint::CreateAndDeliver;
+    const ALL: &[Endpoint] = &[
+        Endpoint::GetToken,
+        Endpoint::AccessToken,
+        Endpoint::GetByMobile,
+        Endpoint::CreateAndDeliver,
+        Endpoint::Deliver,
+        Endpoint::UpdateInstances,
+        Endpoint::InteractiveSend,
+        Endpoint::InteractiveUpdate,
+    ];
+    /// 2026-09-03 00:00:58 in Beijing.
+    const NOW: i64 = 1_788_364_858;
+
+    fn kind(endpoint: Endpoint, status: u16, body: impl AsRef<[u8]>) -> (Reason, crate::outcome::Class) {
+        let failure = refused(endpoint, status, body);
+        (failure.reason, failure.class)
+    }
+
+    /// How long an answer asks to wait that is read at [`NOW`].
+    fn wait(retry_after: Option<&str>, body: &Value) -> Option<Duration> {
+        let body = body.to_string();
+        let answer = Answer {
+            status: 200,
+            retry_after,
+            body: body.as_bytes(),
+            hide: &[],
+        };
+        refusal(SEND, &answer, Timestamp::from_second(NOW).unwrap())
+            .unwrap_err()
+            .wait
+    }
+
+    #[test]
+    fn what_is_no_answer_of_dingtalk_is_judged_by_its_status() {
+        let garbage: &[&[u8]] = &[
+            b"",
+            b"ok",
+            b"null",
+            b"[]",
+            b"\"ok\"",
+            b"{\"success\":tr",
+            b"\xff\xfe{}",
+            b"{}{}",
+        ];
+        for body in garbage {
+            for (status, expected) in [
+                (200, (Reason::BadResponse, Unknown)),
+                (204, (Reason::BadResponse, Unknown)),
+                (302, (Reason::BadResponse, Transient)),
+                (400, (Reason::BadResponse, Transient)),
+                (401, (Reason::TokenRejected, Auth)),
+                (403, (Reason::BadResponse, Transient)),
+                (404, (Reason::BadResponse, Transient)),
+                (429, (Reason::Throttled, Throttle)),
+                (500, (Reason::ServerError, Unknown)),
+                (502, (Reason::ServerError, Unknown)),
+                (503, (Reason::ServerError, Unknown)),
+                (504, (Reason::ServerError, Unknown)),
+            ] {
+                let what = String::from_utf8_lossy(body);
+                assert_eq!(kind(SEND, status, body), expected, "{status} {what}");
+                assert_ne!(kind(Endpoint::GetByMobile, status, body).1, Unknown, "{status} {what}");
+            }
+        }
+        assert_eq!(
+            kind(SEND, 500, r#"{"message":"no code"}"#),
+            (Reason::ServerError, Unknown)
+        );
+        assert_eq!(kind(SEND, 403, r#"{"errcode":0}"#), (Reason::BadResponse, Transient));
+    }
+
+    #[test]
+    fn an_object_without_a_refusing_code_is_handed_on_and_called_no_success() {
+        for body in [
+            r"{}",
+            r#"{"errcode":0,"errmsg":"ok"}"#,
+            r#"{"errcode":"0"}"#,
+            r#"{"success":true,"code":"OK"}"#,
+            r#"{"success":true,"code":200,"sub_code":"40014"}"#,
+            r#"{"success":false}"#,
+        ] {
+            assert!(read(SEND, 200, body).is_ok(), "{body}");
+            assert!(read(SEND, 500, body).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_path_is_told_by_its_code_though_it_comes_with_200() {
+        let body = r#"{"errcode":404,"errmsg":"请求的URI地址不存在"}"#;
+        for endpoint in ALL {
+            assert_eq!(
+                kind(*endpoint, 200, body),
+                (Reason::PermissionMissing, Hold),
+                "{endpoint}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_ban_of_the_ip_is_told_by_its_body_whatever_the_status() {
+        let json = r#"{"status":1111,"wait":5,"punish":"deny","rgv587_flag":"sm"}"#;
+        let html = "\u{feff}\r\n <!DOCTYPE html><html><title>denied</title></html>";
+        for endpoint in ALL {
+            for status in [200, 403, 429] {
+                assert_eq!(
+                    kind(*endpoint, status, json),
+                    (Reason::IpBanned, Hold),
+                    "{endpoint} {status}"
+                );
+                assert_eq!(
+                    kind(*endpoint, status, html),
+                    (Reason::IpBanned, Hold),
+                    "{endpoint} {status}"
+                );
+            }
+            assert_eq!(kind(*endpoint, 503, json), (Reason::IpBanned, Hold));
+            assert_eq!(
+                kind(*endpoint, 503, "<html>/_____tmd_____/punish</html>"),
+                (Reason::IpBanned, Hold)
+            );
+        }
+        assert_eq!(kind(SEND, 200, r#"{"status":"1111"}"#), (Reason::IpBanned, Hold));
+        let gateway = "<html><h1>502 Bad Gateway</h1></html>";
+        assert_eq!(kind(SEND, 502, gateway), (Reason::ServerError, Unknown), "not a ban");
+    }
+
+    #[test]
+    fn the_code_in_the_wrapper_counts_wherever_it_stands() {
+        for (body, code) in [
+            (json!({"errcode": 88, "sub_code": "40014"}), "40014"),
+            (json!({"errcode": 88, "sub_code": 40014}), "40014"),
+            (json!({"errcode": 88, "subcode": "40014"}), "40014"),
+            (json!({"errcode": 88, "SUB_CODE": " 40014 "}), "40014"),
+            (
+                json!({"errcode": 88, "errmsg": "ding talk error[subcode=40014,submsg=x]"}),
+                "40014",
+            ),
+            (
+                json!({"errcode": 88, "sub_code": null, "errmsg": "error[subcode= 40014 ]"}),
+                "40014",
+            ),
+            (json!({"errcode": 88, "errmsg": "error[subcode=,submsg=x]"}), "88"),
+            (json!({"errcode": 88}), "88"),
+        ] {
+            assert_eq!(
+                super::code(body.as_object().unwrap(), 200).as_deref(),
+                Some(code),
+                "{body}"
+            );
+        }
+        assert_eq!(
+            kind(SEND, 200, r#"{"errcode":88,"errmsg":"?"}"#),
+            (Reason::BadResponse, Transient),
+            "the gateway refused, nobody knows why"
+        );
+    }
+
+    #[test]
+    fn a_wait_is_taken_from_the_header_in_seconds_or_as_a_date_and_capped() {
+        let throttled = json!({"errcode": 90018});
+        let seconds = |header| wait(Some(header), &throttled).map(|w| w.as_secs());
+        assert_eq!(seconds("7"), Some(7));
+        assert_eq!(seconds(" 7 "), Some(7));
+        assert_eq!(seconds("86400"), Some(300));
+        assert_eq!(seconds("Wed, 02 Sep 2026 16:01:10 GMT"), Some(12));
+        assert_eq!(seconds("Wed, 02 Sep 2026 17:00:00 GMT"), Some(300));
+        for nothing in ["0", "-5", "", "soon", "1.5", "Wed, 02 Sep 2026 16:00:00 GMT"] {
+            assert_eq!(seconds(nothing), None, "{nothing}");
+        }
+        let busy = wait(Some("3"), &json!({"code": "systemBusy"}));
+        assert_eq!(busy, Some(Duration::from_secs(3)), "whatever was refused");
+    }
+
+    #[test]
+    fn a_wait_is_taken_from_the_beijing_time_in_a_throttle_text() {
+        let told = |message: &str| wait(None, &json!({"errcode": 90018, "errmsg": message})).map(|w| w.as_secs());
+        assert_eq!(told("限制将在 2026-09-03 00:01:03 结束."), Some(5));
+        assert_eq!(told("处罚将在2026-09-03 00:01:03结束"), Some(5));
+        assert_eq!(
+            told("since 2026-09-03 00:00:50 until 2026-09-03 00:01:03"),
+            Some(5),
+            "the last one"
+        );
+        assert_eq!(told("限制将在 2026-09-03 08:00:00 结束"), Some(300));
+        for nothing in [
+            "限制将在 2026-09-03 00:00:00 结束",
+            "2026-99-03 00:01:03",
+            "2026-09-03",
+            "",
+        ] {
+            assert_eq!(told(nothing), None, "{nothing}");
+        }
+        let wrapped =
+            json!({"errcode": 88, "sub_code": "90002", "errmsg": "ding talk error", "sub_msg": "2026-09-03 00:01:03"});
+        assert_eq!(wait(None, &wrapped), Some(Duration::from_secs(5)));
+        let other = json!({"errcode": 60121, "errmsg": "2026-09-03 00:01:03"});
+        assert_eq!(wait(None, &other), None, "only a throttle text means a wait by it");
+        assert_eq!(
+            wait(Some("7"), &wrapped),
+            Some(Duration::from_secs(7)),
+            "the header counts more"
+        );
+    }
+
+    #[test]
+    fn a_limit_by_the_minute_is_waited_out_where_nothing_is_said() {
+        let qpm = json!({"code": "Forbidden.AccessDenied.QpmLimitForAppkeyAndApi"});
+        assert_eq!(wait(None, &qpm), Some(Duration::from_mins(1)));
+        assert_eq!(wait(Some("2"), &qpm), Some(Duration::from_secs(2)));
+        assert_eq!(
+            wait(None, &json!({"code": "Forbidden.AccessDenied.QpsLimitForApi"})),
+            None
+        );
+    }
+
+    #[test]
+    fn a_space_that_was_missed_is_judged_by_its_text() {
+        for (message, group, expected) in [
+            ("spaceId is illegal", false, (Reason::UserNotFound, Recipient)),
+            ("SpaceID is illegal.", true, (Reason::ConversationInvalid, Recipient)),
+            ("chatbot not exist", false, (Reason::RobotInvalid, Hold)),
+            ("SYSTEM_ERROR", false, (Reason::ServerError, Transient)),
+            ("system error", true, (Reason::ServerError, Transient)),
+            ("system.busy", false, (Reason::ServerError, Transient)),
+            ("anything else", false, (Reason::RequestRefused, Recipient)),
+            ("", false, (Reason::RequestRefused, Recipient)),
+        ] {
+            let failure = undelivered(SEND, message, group, &[]);
+            assert_eq!((failure.reason, failure.class), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_detail_names_call_code_text_and_request_and_hides_what_is_secret() {
+        let body = json!({
+            "errcode": 88, "sub_code": "60011", "request_id": "16l4ew3d47pdp",
+            "errmsg": format!("no right for {TOKEN} {SECRET} {MOBILE} +86-{MOBILE} 8613800138000 at 20260903000103"),
+            "sub_msg": "没有调用该接口的权限\n{requiredScopes=[qyapi_get_member_by_mobile]}",
+        });
+        let detail = refused(Endpoint::GetByMobile, 200, body.to_string()).detail;
+        for told in [
+            "getbymobile",
+            "60011",
+            "16l4ew3d47pdp",
+            "qyapi_get_member_by_mobile",
+            "20260903000103",
+        ] {
+            assert!(detail.contains(told), "{told}: {detail}");
+        }
+        for secret in [TOKEN, SECRET, MOBILE, "13800138000", "\n"] {
+            assert!(!detail.contains(secret), "{detail}");
+        }
+        let scopes = json!({
+            "code": "Forbidden.AccessDenied.AccessTokenPermissionDenied", "message": "x",
+            "accessdenieddetail": {"requiredScopes": ["Card.Instance.Write"]},
+        });
+        assert!(
+            refused(SEND, 403, scopes.to_string())
+                .detail
+                .contains("Card.Instance.Write")
+        );
+        let long = json!({"code": "x", "message": "长".repeat(100_000), "requestid": "r-1"});
+        let detail = refused(SEND, 400, long.to_string()).detail;
+        assert!(detail.len() <= 1024 && detail.contains("r-1"), "{detail}");
+        assert_eq!(hidden("abc 138 0013 1501234123", &["abc"]), "abc 138 0013 1501234123");
+    }
+
+    /// JSON that comes near what DingTalk says.
+    fn near() -> impl Strategy<Value = Vec<u8>> {
+        let value = prop_oneof![
+            prop::sample::select(vec![
+                json!(0),
+                json!(88),
+                json!("88"),
+                json!("0"),
+                json!(-1),
+                json!(40014),
+                json!("ok"),
+                json!(200),
+                json!(null),
+                json!(true),
+                json!("param.invalid"),
+                json!("Forbidden.AccessDenied.QpsLimitForApi"),
+                json!(1111),
+                json!({}),
+                json!([1]),
+                json!(1.5),
+                json!("ding talk error[subcode=90018,submsg=2026-09-03 00:01:03]"),
+            ]),
+            ".{0,40}".prop_map(Value::from),
+        ];
+        let key = prop::sample::select(vec![
+            "errcode",
+            "sub_code",
+            "subcode",
+            "errmsg",
+            "sub_msg",
+            "code",
+            "message",
+            "success",
+            "result",
+            "status",
+            "requestid",
+            "accessdenieddetail",
+        ]);
+        prop::collection::vec((key, value, any::<bool>()), 0..6).prop_map(|fields| {
+            let object: std::collections::BTreeMap<&str, (Value, bool)> = fields
+                .into_iter()
+                .map(|(key, value, upper)| (key, (value, upper)))
+                .collect();
+            let named = |(key, (value, upper)): (&str, (Value, bool))| {
+                (if upper { key.to_uppercase() } else { key.to_owned() }, value)
+            };
+            Value::Object(object.into_iter().map(named).collect())
+                .to_string()
+                .into_bytes()
+        })
+    }
+
+    /// Whether the bytes are an object that refuses nothing, worked out apart from the code under test.
+    fn refuses_nothing(body: &[u8]) -> bool {
+        let Ok(Value::Object(fields)) = serde_json::from_slice(body) else {
+            return false;
+        };
+        fields.iter().all(|(key, value)| {
+            let word = match value {
+                Value::Number(n) => n.to_string(),
+                Value::String(s) => s.trim().to_ascii_lowercase(),
+                _ => return true,
+            };
+            match key.to_ascii_lowercase().as_str() {
+                "errcode" => matches!(word.as_str(), "" | "0"),
+                "code" => matches!(word.as_str(), "" | "0" | "200" | "ok" | "success"),
+                "status" => word != "1111",
+                _ => true,
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_and_only_a_2xx_object_without_a_refusing_code_passes(
+            body in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), near()],
+            status in prop_oneof![any::<u16>(), Just(200), Just(400), Just(500)],
+            retry_after in prop::option::of("[ -~]{0,40}"),
+            endpoint in prop::sample::select(ALL.to_vec()),
+        ) {
+            let answer = Answer { status, retry_after: retry_after.as_deref(), body: &body, hide: &[TOKEN] };
+            let passes = (200..300).contains(&status) && refuses_nothing(&body);
+            match super::read(endpoint, &answer) {
+                Ok(_) => prop_assert!(passes),
+                Err(failure) => {
+                    prop_assert!(!passes, "{failure:?}");
+                    prop_assert!(failure.detail.len() <= 1024 && !failure.detail.contains(['\n', '\r']));
+                    prop_assert!(failure.wait.is_none_or(|wait| wait <= MAX_WAIT && !wait.is_zero()));
+                    prop_assert!(failure.class != Unknown || !endpoint.is_read());
+                }
+            }
+        }
+
+        #[test]
+        fn no_mobile_stays_whole_in_any_text(before in ".{0,20}", mobile in "1[3-9][0-9]{9}", after in "[^0-9]?.{0,20}") {
+            let shown = hidden(&format!("{before}{mobile} {after}"), &[]);
+            prop_assert!(!shown.contains(&mobile));
+        }
+    }
+}

@@ -239,23 +239,14 @@ impl Calls {
         }
     }
 
-    /// The rate of the app's slowest endpoint: the gauge has one value an app.
-    fn slowest(&self) -> f64 {
-        self.limiters.values().map(Limiter::rate).fold(f64::INFINITY, f64::min)
-    }
-
     /// One call, in its turn. `Ok` holds the fields of an answer that refuses nothing; whether it says success is for the
     /// caller to read.
     pub(super) async fn call(&self, endpoint: Endpoint, request: &Request<'_>) -> Result<Map<String, Value>, Failure> {
         let metrics = &self.http.metrics;
         self.http.ban().map_or(Ok(()), Err)?;
-        let begun = Instant::now();
         let limiter = self.limiters.get(&endpoint);
         if let Some(limiter) = limiter {
-            limiter.acquire(request.urgent).await;
-            metrics.rate_limit_wait(&self.app, begun.elapsed());
-            // A cut rate comes back with time alone, so nothing but a call can show it.
-            metrics.rate_limit(&self.app, self.slowest());
+            self.turn(limiter, request.urgent).await;
         }
         self.http.ban().map_or(Ok(()), Err)?;
         let begun = Instant::now();
@@ -269,7 +260,7 @@ impl Calls {
         match (&answer, limiter) {
             (Err(failure), Some(limiter)) if failure.class == Class::Throttle => {
                 limiter.throttled(failure.wait);
-                metrics.rate_limit(&self.app, self.slowest());
+                metrics.rate_limit(&self.app, self.pace());
                 tracing::info!(app = self.app, %endpoint, wait = ?failure.wait, rate = limiter.rate(), detail = failure.detail,
                     "throttled: the app slows down");
             }
@@ -284,6 +275,20 @@ impl Calls {
             _ => {}
         }
         answer
+    }
+
+    /// Waits for the turn of a call, and tells the pace at which the app has come by then.
+    async fn turn(&self, limiter: &Limiter, urgent: bool) {
+        let begun = Instant::now();
+        limiter.acquire(urgent).await;
+        self.http.metrics.rate_limit_wait(&self.app, begun.elapsed());
+        self.http.metrics.rate_limit(&self.app, self.pace());
+    }
+
+    /// Calls a second of the app's slowest endpoint; 0 is no limit.
+    fn pace(&self) -> f64 {
+        let rates = self.limiters.values().map(Limiter::rate);
+        rates.reduce(f64::min).unwrap_or_default()
     }
 }
 
@@ -332,71 +337,327 @@ fn told(error: reqwest::Error) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::float_cmp)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
+    use std::sync::atomic::Ordering;
 
+    use serde_json::json;
+
+    use super::super::testing::{
+        After, Bench, CREATE_AND_DELIVER, GET_BY_MOBILE, GET_TOKEN, Host, MOBILE, SECRET, TOKEN, UPDATE_INSTANCES,
+        canned, nobody, ok, raw, rude,
+    };
     use super::*;
-    use crate::config::Config;
 
-    /// Calls of the default app to a server that gives these answers, a connection each, then closes it.
-    async fn answered_by(answers: &'static [&'static str]) -> (Calls, Arc<Metrics>) {
-        rustls::crypto::ring::default_provider().install_default().ok();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut config = Config::load(None, []).unwrap();
-        config.dingtalk.api_url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            for answer in answers {
-                let (mut socket, _) = listener.accept().await.unwrap();
-                let _read = socket.read(&mut [0; 4096]).await.unwrap();
-                socket.write_all(answer.as_bytes()).await.unwrap();
+    const READS: &[Endpoint] = &[Endpoint::GetToken, Endpoint::AccessToken, Endpoint::GetByMobile];
+    const SENDS: &[Endpoint] = &[
+        Endpoint::CreateAndDeliver,
+        Endpoint::Deliver,
+        Endpoint::UpdateInstances,
+        Endpoint::InteractiveSend,
+        Endpoint::InteractiveUpdate,
+    ];
+
+    /// Both families at this URL.
+    fn at(url: &str) -> Bench {
+        Bench::new(&[("dingtalk.api_url", url), ("dingtalk.oapi_url", url)])
+    }
+
+    /// One call with everything secret in it that a call can carry.
+    async fn call(bench: &Bench, endpoint: Endpoint) -> Result<Map<String, Value>, Failure> {
+        let calls = bench.calls("default", &bench.http());
+        let body = json!({"mobile": MOBILE});
+        let request = Request {
+            token: Some(TOKEN),
+            query: &[("appsecret", SECRET)],
+            body: Some(&body),
+            urgent: false,
+            hide: &[MOBILE, SECRET],
+        };
+        calls.call(endpoint, &request).await
+    }
+
+    fn shows_no_secret(failure: &Failure) {
+        for text in [format!("{failure:?}"), format!("{failure:#?}"), failure.to_string()] {
+            for secret in [TOKEN, SECRET, MOBILE, "access_token", "appsecret"] {
+                assert!(!text.contains(secret), "{text}");
             }
-        });
-        let metrics = Arc::new(Metrics::new(&["default"]).unwrap());
-        let http = Arc::new(Http::new(&config.dingtalk, &metrics).unwrap());
-        (Calls::new("default", &config.apps["default"], &http), metrics)
-    }
-
-    fn shown(metrics: &Metrics) -> f64 {
-        let page = metrics.page().unwrap();
-        let line = page
-            .lines()
-            .find_map(|l| l.strip_prefix(r#"dingcard_rate_limit_per_second{app="default"} "#));
-        line.unwrap().parse().unwrap()
-    }
-
-    #[tokio::test]
-    #[allow(clippy::float_cmp, reason = "these numbers are exact in binary")]
-    async fn the_gauge_follows_the_rate_down_and_up_again() {
-        const THROTTLED: &str = "HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-        const FINE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
-        let (calls, metrics) = answered_by(&[THROTTLED, FINE]).await;
-        let request = Request::default();
-        calls.call(Endpoint::Deliver, &request).await.unwrap_err();
-        assert_eq!(shown(&metrics), 11.25);
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_mins(2)).await;
-        tokio::time::resume();
-        calls.call(Endpoint::Deliver, &request).await.unwrap();
-        assert_eq!(shown(&metrics), 13.25);
-    }
-
-    #[tokio::test]
-    async fn a_refusal_whose_body_breaks_off_is_what_its_status_says() {
-        let (calls, _) = answered_by(&[
-            "HTTP/1.1 403 Forbidden\r\ncontent-length: 100\r\n\r\n{\"co",
-            "HTTP/1.1 503 Unavailable\r\ncontent-length: 100\r\n\r\n",
-            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"su",
-        ])
-        .await;
-        for (reason, class) in [
-            (Reason::BadResponse, Class::Transient),
-            (Reason::ServerError, Class::Unknown),
-            (Reason::Network, Class::Unknown),
-        ] {
-            let failure = calls.call(Endpoint::Deliver, &Request::default()).await.unwrap_err();
-            assert_eq!((failure.reason, failure.class), (reason, class), "{failure}");
         }
+    }
+
+    /// The class that a broken exchange has for look-ups, and for sends.
+    async fn breaks(url: &str, look_ups: Class, sends: Class, reason: Reason) {
+        let bench = at(url);
+        for (endpoints, class) in [(READS, look_ups), (SENDS, sends)] {
+            for endpoint in endpoints {
+                let failure = call(&bench, *endpoint).await.unwrap_err();
+                assert_eq!((failure.reason, failure.class), (reason, class), "{failure}");
+                shows_no_secret(&failure);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_token_goes_into_the_query_of_the_legacy_family_and_into_a_header_of_the_new_one() {
+        let host = Host::start().await;
+        let bench = host.bench(&[]);
+        host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": 0}))]);
+        host.answer(CREATE_AND_DELIVER, [ok(&json!({"success": true}))]);
+        let http = bench.http();
+        let calls = bench.calls("default", &http);
+        let body = json!({"a": 1});
+        let request = Request {
+            token: Some("a+b&c"),
+            body: Some(&body),
+            ..Request::default()
+        };
+        calls.call(Endpoint::GetByMobile, &request).await.unwrap();
+        calls.call(Endpoint::CreateAndDeliver, &request).await.unwrap();
+
+        let legacy = host.only(GET_BY_MOBILE);
+        assert_eq!(legacy.query, "access_token=a%2Bb%26c");
+        assert_eq!(legacy.header("x-acs-dingtalk-access-token"), None);
+        let new = host.only(CREATE_AND_DELIVER);
+        assert_eq!(new.query, "");
+        assert_eq!(new.header("x-acs-dingtalk-access-token"), Some("a+b&c"));
+        for asked in [legacy, new] {
+            assert_eq!(asked.header("content-type"), Some("application/json"));
+            assert_eq!(asked.header("authorization"), None);
+            assert!(asked.header("user-agent").unwrap().starts_with("dingcard/"));
+            assert_eq!(asked.json(), body);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_base_url_may_end_in_a_slash_and_have_a_path() {
+        let host = Host::start().await;
+        host.answer(
+            "POST /proxy/v1.0/card/instances/createAndDeliver",
+            [ok(&json!({"success": true}))],
+        );
+        call(&at(&format!("{}/proxy/", host.url)), Endpoint::CreateAndDeliver)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_transient_for_all_and_shows_no_secret() {
+        breaks(&nobody().await, Class::Transient, Class::Transient, Reason::Network).await;
+    }
+
+    #[tokio::test]
+    async fn a_host_that_does_not_exist_is_transient_and_shows_no_secret() {
+        let failure = call(&at("http://no-such-host.invalid"), Endpoint::GetByMobile)
+            .await
+            .unwrap_err();
+        assert_eq!((failure.reason, failure.class), (Reason::Network, Class::Transient));
+        shows_no_secret(&failure);
+    }
+
+    #[tokio::test]
+    async fn a_connection_closed_after_the_request_leaves_doubt_for_sends_alone_and_nothing_is_sent_twice() {
+        let (url, taken) = rude(After::Closes("")).await;
+        breaks(&url, Class::Transient, Class::Unknown, Reason::Network).await;
+        assert_eq!(taken.load(Ordering::SeqCst), READS.len() + SENDS.len());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_leaves_doubt_for_sends_alone() {
+        let half = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"success\":";
+        let (url, _) = rude(After::Closes(half)).await;
+        breaks(&url, Class::Transient, Class::Unknown, Reason::Network).await;
+        let (url, _) = rude(After::Closes("this is no HTTP\r\n\r\n")).await;
+        breaks(&url, Class::Transient, Class::Unknown, Reason::Network).await;
+    }
+
+    #[tokio::test]
+    async fn no_answer_in_time_leaves_doubt_for_sends_alone_and_names_the_setting() {
+        let (url, _) = rude(After::Waits).await;
+        let patience = [
+            ("dingtalk.api_url", url.as_str()),
+            ("dingtalk.oapi_url", &url),
+            ("dingtalk.timeout", "50ms"),
+            ("dingtalk.connect_timeout", "50ms"),
+        ];
+        let bench = Bench::new(&patience);
+        for (endpoint, class) in [
+            (Endpoint::GetByMobile, Class::Transient),
+            (Endpoint::CreateAndDeliver, Class::Unknown),
+        ] {
+            let failure = call(&bench, endpoint).await.unwrap_err();
+            assert_eq!((failure.reason, failure.class), (Reason::Network, class), "{failure}");
+            assert!(failure.detail.contains("dingtalk.timeout"), "{failure}");
+            shows_no_secret(&failure);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_ten_mebibytes_is_not_read_to_its_end() {
+        let host = Host::start().await;
+        let huge = format!(r#"{{"errcode":0,"success":true,"filler":"{}"}}"#, "x".repeat(10 << 20));
+        host.answer(GET_BY_MOBILE, [raw(200, huge.clone())]);
+        host.answer(CREATE_AND_DELIVER, [raw(200, huge)]);
+        let bench = host.bench(&[]);
+        for (endpoint, class) in [
+            (Endpoint::GetByMobile, Class::Transient),
+            (Endpoint::CreateAndDeliver, Class::Unknown),
+        ] {
+            let failure = call(&bench, endpoint).await.unwrap_err();
+            assert_eq!(
+                (failure.reason, failure.class),
+                (Reason::BadResponse, class),
+                "{failure}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_not_followed_with_the_token() {
+        let host = Host::start().await;
+        host.answer(CREATE_AND_DELIVER, [raw(307, "")]);
+        let failure = call(&host.bench(&[]), Endpoint::CreateAndDeliver).await.unwrap_err();
+        assert_eq!((failure.reason, failure.class), (Reason::BadResponse, Class::Transient));
+        assert_eq!(host.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_an_answer_repeats_of_the_request_is_hidden() {
+        let host = Host::start().await;
+        let echo = format!("bad: /topapi?access_token={TOKEN}&appsecret={SECRET} mobile {MOBILE}");
+        host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": 40035, "errmsg": echo}))]);
+        let failure = call(&host.bench(&[]), Endpoint::GetByMobile).await.unwrap_err();
+        for secret in [TOKEN, SECRET, MOBILE] {
+            assert!(!failure.detail.contains(secret), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ban_of_the_ip_stops_every_app_without_asking_until_the_pause_is_over() {
+        let host = Host::start().await;
+        let banned = json!({"status": 1111, "wait": 5, "punish": "deny"});
+        host.answer(GET_BY_MOBILE, [ok(&banned), ok(&json!({"errcode": 0}))]);
+        let bench = host.bench(&[("dingtalk.ip_ban_pause", "7m")]);
+        let http = bench.http();
+        let (one, other) = (bench.calls("one", &http), bench.calls("other", &http));
+        let request = Request::default();
+
+        let failure = one.call(Endpoint::GetByMobile, &request).await.unwrap_err();
+        assert_eq!((failure.reason, failure.class), (Reason::IpBanned, Class::Hold));
+        assert_eq!(
+            failure.wait,
+            Some(Duration::from_mins(7)),
+            "the pause, not the five seconds"
+        );
+        for calls in [&one, &other] {
+            for endpoint in [Endpoint::AccessToken, Endpoint::GetByMobile, Endpoint::CreateAndDeliver] {
+                let failure = calls.call(endpoint, &request).await.unwrap_err();
+                assert_eq!((failure.reason, failure.class), (Reason::IpBanned, Class::Hold));
+                assert!(failure.wait.is_some_and(|wait| wait <= Duration::from_mins(7)));
+            }
+        }
+        assert_eq!(host.count(), 1);
+
+        *http.banned_until.lock().unwrap() = Some(Instant::now());
+        other.call(Endpoint::GetByMobile, &request).await.unwrap();
+        assert_eq!(host.count(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_throttle_answer_slows_that_apps_endpoint_alone() {
+        let host = Host::start().await;
+        let throttled = json!({"code": "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi", "message": "slow down"});
+        host.answer(CREATE_AND_DELIVER, [canned(403, &throttled).retry_after("2")]);
+        host.answer(UPDATE_INSTANCES, [ok(&json!({"success": true}))]);
+        let bench = host.bench(&[("apps.default.rate_per_second", "16")]);
+        let http = bench.http();
+        let (one, other) = (bench.calls("one", &http), bench.calls("other", &http));
+        let series = |app| format!(r#"dingcard_rate_limit_per_second{{app="{app}"}}"#);
+        assert_eq!(bench.metric(&series("one")), 16.0);
+
+        let failure = one
+            .call(Endpoint::CreateAndDeliver, &Request::default())
+            .await
+            .unwrap_err();
+        assert_eq!((failure.reason, failure.class), (Reason::Throttled, Class::Throttle));
+        assert_eq!(failure.wait, Some(Duration::from_secs(2)));
+
+        for (endpoint, limiter) in &one.limiters {
+            let slowed = *endpoint == Endpoint::CreateAndDeliver;
+            assert_eq!(limiter.rate(), if slowed { 12.0 } else { 16.0 }, "{endpoint}");
+        }
+        assert!(other.limiters.values().all(|limiter| limiter.rate() == 16.0));
+        assert_eq!(bench.metric(&series("one")), 12.0);
+        assert_eq!(bench.metric(&series("other")), 16.0);
+        one.call(Endpoint::UpdateInstances, &Request::default()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_that_is_shown_is_the_slowest_and_rises_again() {
+        let bench = Bench::new(&[("apps.default.rate_per_second", "16")]);
+        let calls = bench.calls("default", &bench.http());
+        let (slowed, other) = (
+            &calls.limiters[&Endpoint::Deliver],
+            &calls.limiters[&Endpoint::GetByMobile],
+        );
+        let shown = || bench.metric(r#"dingcard_rate_limit_per_second{app="default"}"#);
+        slowed.throttled(None);
+        calls.turn(other, false).await;
+        assert_eq!(shown(), 12.0);
+        tokio::time::advance(Duration::from_mins(1)).await;
+        calls.turn(other, false).await;
+        assert_eq!(shown(), 13.0);
+        tokio::time::advance(Duration::from_hours(1)).await;
+        calls.turn(slowed, false).await;
+        assert_eq!(shown(), 16.0);
+    }
+
+    #[tokio::test]
+    async fn every_call_is_counted_under_what_came_of_it() {
+        let host = Host::start().await;
+        let bench = host.bench(&[("apps.default.token_api", "gettoken")]);
+        host.answer(
+            GET_BY_MOBILE,
+            [
+                ok(&json!({"errcode": 0})),
+                ok(&json!({"errcode": 60121})),
+                ok(&json!({"errcode": 0})),
+            ],
+        );
+        host.answer(GET_TOKEN, [ok(&json!({"errcode": 40096}))]);
+        let calls = bench.calls("default", &bench.http());
+        let series = |endpoint: &str, result: &str| {
+            let labels = format!(r#"app="default",endpoint="{endpoint}",result="{result}""#);
+            bench.metric(&format!("dingcard_api_requests_total{{{labels}}}"))
+        };
+        assert_eq!(series("gettoken", "hold"), 0.0, "there from the start");
+        for _ in 0..3 {
+            let _either = calls.call(Endpoint::GetByMobile, &Request::default()).await;
+        }
+        calls.call(Endpoint::GetToken, &Request::default()).await.unwrap_err();
+        assert_eq!(series("getbymobile", "ok"), 2.0);
+        assert_eq!(series("getbymobile", "recipient"), 1.0);
+        assert_eq!(series("gettoken", "hold"), 1.0);
+        let durations = r#"dingcard_api_request_duration_seconds_count{endpoint="getbymobile"}"#;
+        assert_eq!(bench.metric(durations), 3.0);
+        assert_eq!(
+            bench.metric(r#"dingcard_rate_limit_wait_seconds_count{app="default"}"#),
+            4.0
+        );
+    }
+
+    #[tokio::test]
+    async fn an_app_has_a_limit_for_each_call_that_it_makes_and_for_no_other() {
+        let host = Host::start().await;
+        let bench = host.bench(&[
+            ("apps.default.card_api", "interactive"),
+            ("apps.default.token_api", "gettoken"),
+        ]);
+        let calls = bench.calls("default", &bench.http());
+        let mut made: Vec<&str> = calls.limiters.keys().map(|e| e.as_str()).collect();
+        made.sort_unstable();
+        assert_eq!(
+            made,
+            ["getbymobile", "gettoken", "interactiveSend", "interactiveUpdate"]
+        );
     }
 }

@@ -126,13 +126,11 @@ impl Tokens {
         if let Some(token) = self.fresh() {
             return Ok(token);
         }
-        let mut last_failure = match self.good() {
-            // One caller renews a token that still holds; a getter that hangs must not stop the others.
-            Some(token) => match self.fetching.try_lock() {
-                Ok(last_failure) => last_failure,
-                Err(_) => return Ok(token),
-            },
-            None => self.fetching.lock().await,
+        let mut last_failure = match (self.fetching.try_lock(), self.good()) {
+            (Ok(turn), _) => turn,
+            // Somebody refreshes it already, and it is good meanwhile.
+            (Err(_), Some(token)) => return Ok(token),
+            (Err(_), None) => self.fetching.lock().await,
         };
         if let Some(token) = self.fresh() {
             return Ok(token);
@@ -264,125 +262,333 @@ impl Tokens {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::float_cmp)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use futures_util::future::join_all;
 
-    use axum::{Json, Router, routing::post};
-    use futures_util::poll;
-
-    use super::super::client::Http;
+    use super::super::testing::{
+        ACCESS_TOKEN, Bench, CREATE_AND_DELIVER, GET_BY_MOBILE, GET_TOKEN, Host, KEY, MOBILE, SECRET, TOKEN,
+        UPDATE_INSTANCES, canned, nobody, ok, raw,
+    };
     use super::*;
-    use crate::config::Config;
+    use crate::outcome::{Class, Reason};
     use crate::store::redis_server::RedisServer;
     use crate::store::testing::store;
 
+    fn tokens(bench: &Bench) -> (&Tokens, &Calls) {
+        (&bench.app().tokens, &bench.app().calls)
+    }
+
+    /// The body of an answer of the current getter.
+    fn granted(token: &str, lives: &Value) -> Value {
+        json!({"accessToken": token, "expireIn": lives})
+    }
+
+    /// Puts a token in place that asks to be refreshed, and ends in an hour or has ended.
+    fn hold_old(tokens: &Tokens, value: &str, good: bool) {
+        let (now, hour) = (Instant::now(), Duration::from_hours(1));
+        let token = Token {
+            value: value.into(),
+            lives: Duration::from_hours(2),
+            refresh_at: now,
+            ends_at: if good { now + hour } else { now },
+        };
+        *tokens.current.write().unwrap() = Some(Arc::new(token));
+    }
+
+    fn refreshes(bench: &Bench, result: &str) -> f64 {
+        bench.metric(&format!(
+            r#"dingcard_token_refreshes_total{{app="default",result="{result}"}}"#
+        ))
+    }
+
     #[tokio::test]
-    async fn a_getter_that_hangs_stops_only_the_caller_that_renews() {
-        static FETCHES: AtomicUsize = AtomicUsize::new(0);
-        let getter = post(|| async {
-            if FETCHES.fetch_add(1, Ordering::SeqCst) > 0 {
-                std::future::pending::<()>().await;
-            }
-            Json(json!({"accessToken": "t1", "expireIn": 100}))
-        });
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let server = axum::serve(listener, Router::new().route("/v1.0/oauth2/accessToken", getter));
-        tokio::spawn(server.into_future());
-
-        rustls::crypto::ring::default_provider().install_default().ok();
-        let mut config = Config::load(None, []).unwrap();
-        config.dingtalk.api_url = url;
-        let metrics = Arc::new(Metrics::new(&["default"]).unwrap());
-        let http = Arc::new(Http::new(&config.dingtalk, &metrics).unwrap());
-        let calls = Calls::new("default", &config.apps["default"], &http);
-        let tokens = Tokens::new("default", &config.apps["default"], &metrics, &Store::InProcess);
-        tokens.get(&calls, false).await.unwrap();
-
-        // Only the clock moves: the token is due for renewal, and still good.
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(95)).await;
-        let mut renewal = Box::pin(tokens.get(&calls, false));
-        assert!(poll!(&mut renewal).is_pending());
-        assert_eq!(tokens.get(&calls, false).await.unwrap().expose(), "t1");
+    async fn the_current_getter_takes_key_and_secret_in_a_json_body() {
+        let host = Host::start().await;
+        let bench = host.bench(&[("dingtalk.oapi_url", &nobody().await)]);
+        let (tokens, calls) = tokens(&bench);
+        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), TOKEN);
+        let asked = host.only(ACCESS_TOKEN);
+        assert_eq!(asked.query, "");
+        assert_eq!(asked.header("content-type"), Some("application/json"));
+        assert_eq!(asked.header("x-acs-dingtalk-access-token"), None);
+        assert_eq!(asked.json(), json!({"appKey": KEY, "appSecret": SECRET}));
+        assert_eq!(refreshes(&bench, "ok"), 1.0);
     }
 
-    /// What two workers of a fleet hold of one app's token, and the getter that they share.
-    struct Fleet {
-        server: RedisServer,
-        calls: Calls,
-        workers: [Tokens; 2],
-        fetches: Arc<AtomicUsize>,
+    #[tokio::test]
+    async fn the_legacy_getter_takes_key_and_secret_in_the_query() {
+        let host = Host::start().await;
+        let settings = [
+            ("dingtalk.api_url", &*nobody().await),
+            ("apps.default.token_api", "gettoken"),
+            ("apps.default.app_secret", "s+e&c=r t"),
+        ];
+        let bench = host.bench(&settings);
+        let (tokens, calls) = tokens(&bench);
+        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), TOKEN);
+        let asked = host.only(GET_TOKEN);
+        assert_eq!(asked.query, format!("appkey={KEY}&appsecret=s%2Be%26c%3Dr+t"));
+        assert!(asked.body.is_empty());
+        assert_eq!(asked.header("content-type"), None);
     }
 
-    impl Fleet {
-        async fn start() -> Self {
-            let fetches = Arc::new(AtomicUsize::new(0));
-            let counted = fetches.clone();
-            let getter = post(async move || {
-                let token = format!("t{}", counted.fetch_add(1, Ordering::SeqCst) + 1);
-                Json(json!({"accessToken": token, "expireIn": 7200}))
-            });
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let url = format!("http://{}", listener.local_addr().unwrap());
-            let router = Router::new().route("/v1.0/oauth2/accessToken", getter);
-            tokio::spawn(axum::serve(listener, router).into_future());
-
-            rustls::crypto::ring::default_provider().install_default().ok();
-            let mut config = Config::load(None, []).unwrap();
-            config.dingtalk.api_url = url;
-            let metrics = Arc::new(Metrics::new(&["default"]).unwrap());
-            let http = Arc::new(Http::new(&config.dingtalk, &metrics).unwrap());
-            let app = &config.apps["default"];
-            let server = RedisServer::start();
-            let stores = [store(&server.url()).await, store(&server.url()).await];
-            Self {
-                server,
-                calls: Calls::new("default", app, &http),
-                workers: stores.map(|store| Tokens::new("default", app, &metrics, &store)),
-                fetches,
-            }
+    #[tokio::test]
+    async fn a_hundred_callers_at_once_make_one_fetch_and_later_ones_none() {
+        let host = Host::start().await;
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        for got in join_all((0..100).map(|_| tokens.get(calls, false))).await {
+            assert_eq!(got.unwrap().expose(), TOKEN);
         }
+        tokens.get(calls, true).await.unwrap();
+        host.only(ACCESS_TOKEN);
+    }
 
-        async fn get(&self, worker: usize) -> Arc<Token> {
-            self.workers[worker].get(&self.calls, false).await.unwrap()
+    #[tokio::test]
+    async fn a_failed_fetch_is_shared_and_not_repeated_within_a_second() {
+        let host = Host::start().await;
+        let refusal = json!({"code": "invalidClientIdOrSecret", "message": "无效的clientId或者clientSecret"});
+        host.answer(ACCESS_TOKEN, [canned(400, &refusal), ok(&granted(TOKEN, &json!(7200)))]);
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        for got in join_all((0..100).map(|_| tokens.get(calls, false))).await {
+            let failure = got.unwrap_err();
+            assert_eq!((failure.reason, failure.class), (Reason::BadCredentials, Class::Hold));
         }
+        // The second that follows, made longer than any test: an instant to come has not elapsed at all.
+        let failure = tokens.fetching.lock().await.take().unwrap().1;
+        let set = async |at| *tokens.fetching.lock().await = Some((at, failure.clone()));
+        set(Instant::now() + Duration::from_hours(1)).await;
+        assert_eq!(tokens.get(calls, true).await.unwrap_err(), failure);
+        host.only(ACCESS_TOKEN);
+        assert_eq!((refreshes(&bench, "hold"), refreshes(&bench, "ok")), (1.0, 0.0));
+
+        set(Instant::now().checked_sub(PAUSE).unwrap()).await;
+        tokens.get(calls, false).await.unwrap();
+        assert_eq!(host.asked(ACCESS_TOKEN).len(), 2);
+        assert_eq!(refreshes(&bench, "ok"), 1.0);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_still_good_survives_a_failed_refresh_and_one_that_ended_does_not() {
+        let host = Host::start().await;
+        host.answer(ACCESS_TOKEN, [raw(503, "")]);
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        hold_old(tokens, "still good", true);
+        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), "still good");
+        assert_eq!(refreshes(&bench, "transient"), 1.0);
+        hold_old(tokens, "ended", false);
+        let failure = tokens.get(calls, false).await.unwrap_err();
+        assert_eq!((failure.reason, failure.class), (Reason::ServerError, Class::Transient));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_refresh_while_the_token_is_good() {
+        let bench = Bench::new(&[]);
+        let (tokens, calls) = tokens(&bench);
+        hold_old(tokens, "still good", true);
+        let _somebody_fetches = tokens.fetching.lock().await;
+        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), "still good");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_refreshed_five_minutes_early_or_after_nine_tenths_of_a_short_life() {
+        let host = Host::start().await;
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        for (lives, early) in [(7200, 300), (3600, 300), (400, 100), (300, 30), (100, 10)] {
+            host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!(lives)))]);
+            let token = tokens.fetch(calls, false).await.unwrap();
+            assert_eq!(token.ends_at - token.refresh_at, Duration::from_secs(early), "{lives}");
+        }
+        host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!("7200")))]);
+        assert!(tokens.fetch(calls, false).await.is_ok(), "a number as a string");
+        host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!(u64::MAX)))]);
+        assert!(tokens.fetch(calls, false).await.is_ok(), "no overflow");
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_token_and_its_life_is_no_success() {
+        let host = Host::start().await;
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        for body in [
+            json!({}),
+            granted("", &json!(7200)),
+            granted(TOKEN, &Value::Null),
+            granted(TOKEN, &json!(-1)),
+            json!({"access_token": TOKEN, "expires_in": 7200}),
+            json!({"accessToken": 5, "expireIn": 7200}),
+        ] {
+            host.answer(ACCESS_TOKEN, [ok(&body)]);
+            let failure = tokens.fetch(calls, false).await.unwrap_err();
+            assert_eq!(
+                (failure.reason, failure.class),
+                (Reason::BadResponse, Class::Transient),
+                "{body}"
+            );
+            assert!(!format!("{failure:?}").contains(TOKEN));
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_refused_token_is_dropped_and_not_its_successor() {
+        let host = Host::start().await;
+        let bench = host.bench(&[]);
+        let (tokens, calls) = tokens(&bench);
+        let first = tokens.get(calls, false).await.unwrap();
+        tokens.reject(&first).await;
+        // DingTalk gives the same token again while it lives; it is a token of its own all the same.
+        let second = tokens.get(calls, false).await.unwrap();
+        tokens.reject(&first).await;
+        assert!(Arc::ptr_eq(&second, &tokens.get(calls, false).await.unwrap()));
+        assert_eq!(host.asked(ACCESS_TOKEN).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_is_fetched_anew_once_for_all_and_their_calls_are_repeated_once() {
+        let host = Host::start().await;
+        let old = json!({"code": "InvalidAuthentication", "message": "不合法的access_token"});
+        host.answer(&format!("{UPDATE_INSTANCES} with old token"), [canned(400, &old)]);
+        host.answer(UPDATE_INSTANCES, [ok(&json!({"success": true}))]);
+        let bench = host.bench(&[]);
+        let later = Instant::now() + Duration::from_hours(1);
+        let token = Token {
+            value: "old token".into(),
+            lives: Duration::from_hours(2),
+            refresh_at: later,
+            ends_at: later,
+        };
+        *bench.app().tokens.current.write().unwrap() = Some(Arc::new(token));
+        let params = std::collections::BTreeMap::new();
+        let all = join_all((0..20).map(|_| bench.app().update("card", &params, false))).await;
+        assert!(all.iter().all(Result::is_ok), "{all:?}");
+        host.only(ACCESS_TOKEN);
+        let sent = host.asked(UPDATE_INSTANCES);
+        let with = |token: &str| {
+            sent.iter()
+                .filter(|asked| asked.header("x-acs-dingtalk-access-token") == Some(token))
+                .count()
+        };
+        assert_eq!((with("old token"), with(TOKEN), sent.len()), (20, 20, 40));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_refused_again_holds_the_app() {
+        let host = Host::start().await;
+        let refusal = json!({"errcode": 88, "sub_code": "40014", "errmsg": format!("bad {TOKEN} of {MOBILE}")});
+        host.answer(GET_BY_MOBILE, [ok(&refusal)]);
+        let bench = host.bench(&[]);
+        let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+        assert_eq!((failure.reason, failure.class), (Reason::TokenRejected, Class::Hold));
+        assert_eq!(
+            (host.asked(GET_BY_MOBILE).len(), host.asked(ACCESS_TOKEN).len()),
+            (2, 2)
+        );
+        assert!(!format!("{failure:?} {failure}").contains(TOKEN));
+        let calls = |result: &str| {
+            let labels = format!(r#"app="default",endpoint="getbymobile",result="{result}""#);
+            bench.metric(&format!("dingcard_api_requests_total{{{labels}}}"))
+        };
+        assert_eq!(calls("auth"), 2.0);
+
+        host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": 0, "result": {"userid": "u"}}))]);
+        bench.app().user_id(MOBILE, false).await.unwrap();
+        assert_eq!(host.asked(ACCESS_TOKEN).len(), 3, "the refused token is not used again");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_about_the_token_is_not_repeated() {
+        let host = Host::start().await;
+        host.answer(CREATE_AND_DELIVER, [canned(500, &json!({"code": "systemBusy"}))]);
+        host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": 88, "sub_code": "60011"}))]);
+        let bench = host.bench(&[]);
+        bench.app().user_id(MOBILE, false).await.unwrap_err();
+        let params = std::collections::BTreeMap::new();
+        let card = super::super::Card {
+            out_track_id: "card",
+            template: "t",
+            params: &params,
+        };
+        let to = [super::super::Space::User("u1".into())];
+        bench.app().send(&card, &to, false).await.unwrap_err();
+        host.only(GET_BY_MOBILE);
+        host.only(CREATE_AND_DELIVER);
+        host.only(ACCESS_TOKEN);
+    }
+
+    #[tokio::test]
+    async fn neither_secret_nor_token_shows_in_a_failed_fetch_or_in_debug() {
+        let settings = [
+            ("dingtalk.oapi_url", &*nobody().await),
+            ("apps.default.token_api", "gettoken"),
+        ];
+        let bench = Bench::new(&settings);
+        let (tokens, calls) = tokens(&bench);
+        let failure = tokens.get(calls, false).await.unwrap_err();
+        assert_eq!((failure.reason, failure.class), (Reason::Network, Class::Transient));
+        hold_old(tokens, TOKEN, true);
+        let token = tokens.current().unwrap();
+        for text in [
+            format!("{failure:?} {failure}"),
+            format!("{tokens:?}"),
+            format!("{token:?}"),
+            format!("{calls:?}"),
+        ] {
+            assert!(
+                !text.contains(SECRET) && !text.contains(TOKEN) && !text.contains("appsecret"),
+                "{text}"
+            );
+        }
+    }
+
+    /// Two workers that share a Redis, and the getter's answers in their order.
+    async fn fleet(host: &Host) -> (RedisServer, [Bench; 2]) {
+        let granted = ["t1", "t2", "t3"].map(|token| ok(&granted(token, &json!(7200))));
+        host.answer(ACCESS_TOKEN, granted);
+        let server = RedisServer::start();
+        let stores = [store(&server.url()).await, store(&server.url()).await];
+        (server, stores.map(|store| host.bench(&[]).sharing(&store)))
+    }
+
+    async fn get(bench: &Bench) -> Arc<Token> {
+        let (tokens, calls) = tokens(bench);
+        tokens.get(calls, false).await.unwrap()
     }
 
     #[tokio::test]
     async fn workers_share_a_token_and_drop_the_one_that_was_refused_and_no_other() {
-        let fleet = Fleet::start().await;
-        let (one, other) = tokio::join!(fleet.get(0), fleet.get(1));
-        assert_eq!((one.expose(), other.expose()), ("t1", "t1"));
-        fleet.workers[0].reject(&one).await;
-        assert_eq!(fleet.get(0).await.expose(), "t2");
-        fleet.workers[1].reject(&other).await;
-        assert_eq!(fleet.get(1).await.expose(), "t2");
-        assert_eq!(fleet.fetches.load(Ordering::SeqCst), 2);
+        let host = Host::start().await;
+        let (_server, [one, other]) = fleet(&host).await;
+        let refused = [get(&one).await, get(&other).await];
+        assert_eq!((refused[0].expose(), refused[1].expose()), ("t1", "t1"));
+        tokens(&one).0.reject(&refused[0]).await;
+        assert_eq!(get(&one).await.expose(), "t2");
+        tokens(&other).0.reject(&refused[1]).await;
+        assert_eq!(get(&other).await.expose(), "t2");
+        assert_eq!(host.asked(ACCESS_TOKEN).len(), 2);
     }
 
     #[tokio::test]
     async fn a_refused_token_that_is_still_shared_is_not_taken_again() {
-        let fleet = Fleet::start().await;
-        let refused = fleet.get(0).await;
-        fleet.workers[0].reject(&refused).await;
-        let key = &fleet.workers[0].shared_key;
-        fleet.server.ask(&["SET", key, "7200 t1", "PX", "7000000"]);
-        assert_eq!(fleet.get(0).await.expose(), "t2");
+        let host = Host::start().await;
+        let (server, [one, _]) = fleet(&host).await;
+        let refused = get(&one).await;
+        tokens(&one).0.reject(&refused).await;
+        let key = &tokens(&one).0.shared_key;
+        server.ask(&["SET", key, "7200 t1", "PX", "7000000"]);
+        assert_eq!(get(&one).await.expose(), "t2");
     }
 
     #[tokio::test]
     async fn a_worker_whose_turn_does_not_end_is_not_waited_for_long() {
-        let fleet = Fleet::start().await;
-        let key = &fleet.workers[0].turn_key;
-        fleet.server.ask(&["SET", key, "somebody who died", "PX", "600000"]);
-        assert_eq!(fleet.get(0).await.expose(), "t1");
-        assert_eq!(fleet.get(1).await.expose(), "t1");
-        assert_eq!(
-            fleet.server.ask(&["GET", key]),
-            ["somebody who died"],
-            "not ours to end"
-        );
+        let host = Host::start().await;
+        let (server, [one, other]) = fleet(&host).await;
+        let key = &tokens(&one).0.turn_key;
+        server.ask(&["SET", key, "somebody who died", "PX", "600000"]);
+        assert_eq!((get(&one).await.expose(), get(&other).await.expose()), ("t1", "t1"));
+        assert_eq!(server.ask(&["GET", key]), ["somebody who died"], "not ours to end");
     }
 }

@@ -79,12 +79,11 @@ impl App {
         if !is_zero(&answer) {
             return Err(unreadable(endpoint, "an answer without errcode 0"));
         }
+        let Some(result) = answer.get("result").filter(|result| result.is_object()) else {
+            return Err(unreadable(endpoint, "an answer without a result"));
+        };
         // Without a user ID only enterprise accounts matched, which nobody asked for (section 3).
-        let user_id = answer
-            .get("result")
-            .and_then(|r| r.get("userid"))
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let user_id = result.get("userid").and_then(Value::as_str).unwrap_or_default();
         if user_id.is_empty() {
             let detail = format!(
                 "{endpoint}: {}: nobody in this organisation has this mobile",
@@ -107,7 +106,7 @@ fn normal(mobile: &str) -> Option<String> {
     let kept: String = mobile
         .chars()
         .map(ascii)
-        .filter(|c| !c.is_whitespace() && !matches!(c, '(' | ')' | '.'))
+        .filter(|c| !c.is_whitespace() && !matches!(c, '(' | ')' | '（' | '）' | '.'))
         .collect();
     let kept = kept.strip_prefix("00").map_or(kept.clone(), |rest| format!("+{rest}"));
     let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
@@ -171,20 +170,29 @@ fn masked(mobile: &str) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::float_cmp)]
 mod tests {
+    use futures_util::future::join_all;
+
+    use super::super::testing::{
+        ACCESS_TOKEN, After, Bench, Canned, GET_BY_MOBILE, Host, MOBILE, TOKEN, canned, nobody, ok, raw, rude,
+    };
     use super::*;
 
-    #[test]
-    fn why_there_is_nobody_reads_as_it_was_written() {
-        let failure = Failure::new(
-            Reason::UserNotFound,
-            Class::Recipient,
-            "getbymobile: 150****1231: nobody",
-        );
-        let read: Nobody = Nobody(failure.clone()).to_string().parse().unwrap();
-        assert_eq!(read.0, failure);
-        assert!("no_such_reason x".parse::<Nobody>().is_err());
+    fn found(user_id: &str) -> Canned {
+        ok(&json!({
+            "errcode": 0, "errmsg": "ok", "request_id": "5w82ciuur781",
+            "result": {"userid": user_id, "exclusive_account_userid_list": ["zxxxx"]},
+        }))
+    }
+
+    fn refusal(code: &str) -> Canned {
+        let text = format!("ding talk error[subcode={code},submsg=x {MOBILE}]");
+        ok(&json!({"errcode": 88, "sub_code": code, "sub_msg": "x", "errmsg": text, "request_id": "r"}))
+    }
+
+    fn cached(bench: &Bench, result: &str) -> f64 {
+        bench.metric(&format!(r#"dingcard_user_cache_total{{result="{result}"}}"#))
     }
 
     #[test]
@@ -198,7 +206,7 @@ mod tests {
             "008615012341231",
             "8615012341231",
             "１５０１２３４１２３１",
-            "＋86（15012341231".trim_end_matches('）').replace('（', "").as_str(),
+            "＋86（150）1234　1231",
             "(150)12341231",
         ] {
             assert_eq!(normal(written).as_deref(), Some("15012341231"), "{written}");
@@ -233,5 +241,161 @@ mod tests {
         assert_eq!(masked("15012341231"), "150****1231");
         assert_eq!(masked("12345"), "1****");
         assert_eq!(masked(""), "****");
+    }
+
+    #[tokio::test]
+    async fn a_look_up_asks_for_one_mobile_with_the_token_in_the_query() {
+        let host = Host::start().await;
+        host.answer(GET_BY_MOBILE, [found("zhangsan")]);
+        let bench = host.bench(&[]);
+        let user_id = bench.app().user_id("+86 150-1234-1231", false).await.unwrap();
+        assert_eq!(user_id, "zhangsan");
+        let asked = host.only(GET_BY_MOBILE);
+        assert_eq!(asked.query, format!("access_token={TOKEN}"));
+        assert_eq!(asked.header("content-type"), Some("application/json"));
+        assert_eq!(asked.json(), json!({ "mobile": MOBILE }));
+    }
+
+    #[tokio::test]
+    async fn one_number_is_one_look_up_for_all_who_ask_at_once_and_later() {
+        let host = Host::start().await;
+        host.answer(GET_BY_MOBILE, [found("zhangsan")]);
+        let bench = host.bench(&[]);
+        let written = ["15012341231", "+86-15012341231", "150 1234 1231"];
+        let all = written
+            .iter()
+            .cycle()
+            .take(90)
+            .map(|mobile| bench.app().user_id(mobile, false));
+        assert!(join_all(all).await.into_iter().all(|got| got.unwrap() == "zhangsan"));
+        bench.app().user_id(MOBILE, true).await.unwrap();
+        host.only(GET_BY_MOBILE);
+        host.only(ACCESS_TOKEN);
+        assert!(cached(&bench, "miss") >= 1.0 && cached(&bench, "hit") >= 1.0);
+        assert_eq!(cached(&bench, "miss") + cached(&bench, "hit"), 91.0);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_mobile_is_remembered_with_its_reason() {
+        for (code, reason) in [("60121", Reason::UserNotFound), ("40104", Reason::MobileInvalid)] {
+            let host = Host::start().await;
+            host.answer(GET_BY_MOBILE, [refusal(code)]);
+            let bench = host.bench(&[]);
+            for _ in 0..3 {
+                let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+                assert_eq!((failure.reason, failure.class), (reason, Class::Recipient));
+                assert!(!failure.to_string().contains(MOBILE), "{failure}");
+            }
+            host.only(GET_BY_MOBILE);
+            assert_eq!((cached(&bench, "miss"), cached(&bench, "negative_hit")), (1.0, 2.0));
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_else_fails_is_not_remembered() {
+        let host = Host::start().await;
+        let failures = [
+            (raw(503, ""), Reason::ServerError, Class::Transient),
+            (refusal("60011"), Reason::PermissionMissing, Class::Hold),
+            (refusal("50002"), Reason::UserDisabled, Class::Recipient),
+            (refusal("40035"), Reason::RequestRefused, Class::Recipient),
+            (canned(404, &json!({})), Reason::BadResponse, Class::Transient),
+        ];
+        let answers = failures.iter().map(|(answer, ..)| answer.clone());
+        host.answer(GET_BY_MOBILE, answers.chain([found("u")]));
+        let bench = host.bench(&[]);
+        for (_, reason, class) in &failures {
+            let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+            assert_eq!((failure.reason, failure.class), (*reason, *class));
+        }
+        assert_eq!(bench.app().user_id(MOBILE, false).await.unwrap(), "u");
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_its_documented_fields_says_nothing_about_the_recipient() {
+        let host = Host::start().await;
+        let broken = [
+            json!({}),
+            json!({"errcode": 0, "errmsg": "ok"}),
+            json!({"errcode": 0, "result": null}),
+            json!({"errcode": 0, "result": "zhangsan"}),
+            json!({"result": {"userid": "zhangsan"}}),
+        ];
+        host.answer(GET_BY_MOBILE, broken.iter().map(ok));
+        let bench = host.bench(&[]);
+        for body in &broken {
+            let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+            assert_eq!(
+                (failure.reason, failure.class),
+                (Reason::BadResponse, Class::Transient),
+                "{body}"
+            );
+        }
+        assert_eq!(cached(&bench, "negative_hit"), 0.0);
+    }
+
+    #[tokio::test]
+    async fn who_has_only_an_enterprise_account_is_not_found_and_a_code_may_be_a_string() {
+        for user_id in [json!(""), Value::Null] {
+            let host = Host::start().await;
+            let result = json!({"userid": user_id, "exclusive_account_userid_list": "[\"a\"]"});
+            host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": "0", "result": result}))]);
+            let failure = host.bench(&[]).app().user_id(MOBILE, false).await.unwrap_err();
+            assert_eq!(
+                (failure.reason, failure.class),
+                (Reason::UserNotFound, Class::Recipient)
+            );
+            assert!(failure.detail.contains("150****1231"), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_user_that_is_gone_is_looked_up_anew() {
+        let host = Host::start().await;
+        host.answer(GET_BY_MOBILE, [found("old"), found("new")]);
+        let bench = host.bench(&[]);
+        let app = bench.app();
+        assert_eq!(app.user_id(MOBILE, false).await.unwrap(), "old");
+        app.forget_user("somebody else").await;
+        assert_eq!(app.user_id(MOBILE, false).await.unwrap(), "old");
+        app.forget_user("old").await;
+        assert_eq!(app.user_id(MOBILE, false).await.unwrap(), "new");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_number_is_refused_without_asking() {
+        let host = Host::start().await;
+        let bench = host.bench(&[]);
+        let failure = bench.app().user_id("15012341231x", false).await.unwrap_err();
+        assert_eq!(
+            (failure.reason, failure.class),
+            (Reason::MobileInvalid, Class::Recipient)
+        );
+        assert!(!failure.to_string().contains(MOBILE), "{failure}");
+        assert_eq!(host.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_to_a_look_up_is_transient_and_shows_neither_token_nor_mobile() {
+        let host = Host::start().await;
+        for oapi in [nobody().await, rude(After::Closes("")).await.0] {
+            let bench = host.bench(&[("dingtalk.oapi_url", &oapi)]);
+            let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+            assert_eq!((failure.reason, failure.class), (Reason::Network, Class::Transient));
+            let shown = format!("{failure:?} {failure}");
+            assert!(!shown.contains(TOKEN) && !shown.contains(MOBILE), "{shown}");
+        }
+    }
+
+    #[test]
+    fn why_there_is_nobody_reads_as_it_was_written() {
+        let failure = Failure::new(
+            Reason::UserNotFound,
+            Class::Recipient,
+            "getbymobile: 150****1231: nobody",
+        );
+        let read: Nobody = Nobody(failure.clone()).to_string().parse().unwrap();
+        assert_eq!(read.0, failure);
+        assert!("no_such_reason x".parse::<Nobody>().is_err());
     }
 }
