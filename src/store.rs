@@ -102,9 +102,13 @@ impl Store {
             // Many small questions on one connection must not wait for each other.
             info.set_tcp_settings(TcpSettings::default().set_nodelay(true))
         });
-        let client = settings
-            .and_then(Client::open)
-            .map_err(|error| ConfigError::single("redis.url", &describe(&error)))?;
+        let client = settings.and_then(Client::open).map_err(|_| {
+            // The error itself says less, and where it says more it could repeat the password.
+            ConfigError::single(
+                "redis.url",
+                "redis[s]://[USER][:PASSWORD@]HOST[:PORT][/DATABASE] is needed",
+            )
+        })?;
         metrics.expect_redis();
         let redis = Arc::new(Redis {
             namespace: config.amqp.namespace.clone(),
@@ -469,6 +473,20 @@ mod tests {
         let url = server.url().replace("//", "//:s3cret@");
         let _store = store_with(&url, &metrics).await;
         assert_eq!(metrics.redis_connected.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_url_that_names_no_redis_is_a_fault_of_the_settings_and_shows_no_password() {
+        let metrics = Arc::new(Metrics::new(&["default"]).unwrap());
+        let env = [(
+            "DINGCARD_REDIS__URL".to_owned(),
+            "redis://:s3cret@host/words".to_owned(),
+        )];
+        let config = Config::load(None, env).unwrap();
+        let fault = Store::connect(&config, &metrics).await.unwrap_err();
+        assert_eq!(fault.problems[0].key, "redis.url");
+        assert!(!fault.to_string().contains("s3cret"), "{fault}");
+        assert!(!metrics.page().unwrap().contains("dingcard_redis_connected"));
     }
 
     #[tokio::test]
