@@ -64,10 +64,10 @@ enum State {
 /// Whether this worker may do what one worker at a time should do.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Turn {
-    /// It may, until it gives the turn back ([`Store::end`]).
+pub enum Lease {
+    /// It may, until it gives the lease back ([`Store::end`]).
     Mine {
-        /// Where the turn is noted.
+        /// Where the lease is noted.
         key: String,
         /// By whom.
         holder: String,
@@ -188,30 +188,30 @@ impl Store {
         }
     }
 
-    /// Takes the turn `key`. It ends by itself after `ttl`, in case its holder does not end it.
-    pub async fn turn(&self, key: &str, ttl: Duration) -> Turn {
+    /// Takes the lease `key`. It ends by itself after `ttl`, in case its holder does not end it.
+    pub async fn lease(&self, key: &str, ttl: Duration) -> Lease {
         let Self::Redis(redis) = self else {
-            return Turn::Unshared;
+            return Lease::Unshared;
         };
         let holder = uuid::Uuid::new_v4().to_string();
         let mut question = redis::pipe();
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         question.cmd("SET").arg(key).arg(&holder).arg("NX").arg("PX").arg(ttl);
         match redis.ask::<(Option<String>,)>(&question).await {
-            Some((Some(_),)) => Turn::Mine {
+            Some((Some(_),)) => Lease::Mine {
                 key: key.to_owned(),
                 holder,
             },
-            Some((None,)) => Turn::Theirs,
+            Some((None,)) => Lease::Theirs,
             // Late is not away: it is worth another question.
-            None if redis.is_up() => Turn::Theirs,
-            None => Turn::Unshared,
+            None if redis.is_up() => Lease::Theirs,
+            None => Lease::Unshared,
         }
     }
 
-    /// Gives a turn back.
-    pub async fn end(&self, turn: Turn) {
-        if let Turn::Mine { key, holder } = turn {
+    /// Gives a lease back.
+    pub async fn end(&self, lease: Lease) {
+        if let Lease::Mine { key, holder } = lease {
             self.remove_if(&key, &holder).await;
         }
     }
@@ -341,7 +341,7 @@ fn describe(error: &RedisError) -> String {
         return error.to_string();
     }
     let code = error.code().unwrap_or_default();
-    format!("{} {code}", error.category()).trim_end().to_owned()
+    format!("{} {code}", error.category()).trim().to_owned()
 }
 
 #[cfg(test)]
@@ -408,14 +408,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_turn_is_one_workers_until_it_gives_it_back() {
+    async fn a_lease_is_one_workers_until_it_gives_it_back() {
         let server = RedisServer::start();
         let (one, other) = (store(&server.url()).await, store(&server.url()).await);
-        let turn = one.turn("t:turn", MINUTE).await;
-        assert!(matches!(turn, Turn::Mine { .. }));
-        assert_eq!(other.turn("t:turn", MINUTE).await, Turn::Theirs);
-        one.end(turn).await;
-        assert!(matches!(other.turn("t:turn", MINUTE).await, Turn::Mine { .. }));
+        let lease = one.lease("t:lease", MINUTE).await;
+        assert!(matches!(lease, Lease::Mine { .. }));
+        assert_eq!(other.lease("t:lease", MINUTE).await, Lease::Theirs);
+        one.end(lease).await;
+        assert!(matches!(other.lease("t:lease", MINUTE).await, Lease::Mine { .. }));
     }
 
     #[tokio::test]
@@ -431,8 +431,8 @@ mod tests {
         while metrics.redis_connected.get() != 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(store.turn("t:turn", MINUTE).await, Turn::Unshared);
-        assert_eq!(Store::InProcess.turn("t:turn", MINUTE).await, Turn::Unshared);
+        assert_eq!(store.lease("t:lease", MINUTE).await, Lease::Unshared);
+        assert_eq!(Store::InProcess.lease("t:lease", MINUTE).await, Lease::Unshared);
         server.restart();
         back(&store).await;
         assert_eq!(metrics.redis_connected.get(), 1);

@@ -10,6 +10,7 @@ use crate::outcome::{Class, Reason};
 
 /// The longest detail, in bytes: it travels in a message header.
 const MAX_DETAIL: usize = 1024;
+
 /// Why a call, or one recipient of it, came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {detail}")]

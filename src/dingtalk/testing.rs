@@ -13,7 +13,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, Response, Uri};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
 
 use super::DingTalk;
@@ -245,15 +245,17 @@ impl Bench {
         Self { dingtalk, ..self }
     }
 
+    /// The app named `default`.
     pub(super) fn app(&self) -> &super::App {
         self.dingtalk.app("default").unwrap()
     }
 
-    /// The calls of an app named `name` with the default app's settings, on an HTTP client of their own.
+    /// An HTTP client beside the one of the apps, for tests below them.
     pub(super) fn http(&self) -> Arc<Http> {
         Arc::new(Http::new(&self.config.dingtalk, &self.metrics).unwrap())
     }
 
+    /// The calls of an app named `name` with the default app's settings.
     pub(super) fn calls(&self, name: &str, http: &Arc<Http>) -> Calls {
         Calls::new(name, &self.config.apps["default"], http)
     }
@@ -317,10 +319,13 @@ async fn take_request(socket: &mut TcpStream) {
     }
 }
 
-/// The URL of a port where nobody listens.
-pub(super) async fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+/// The URL of a port where nobody listens, now or later: it stays bound for as long as the tests run.
+pub(super) fn nobody() -> String {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
+    std::mem::forget(socket);
+    url
 }
 
 /// What the client makes of an answer.

@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::answer::unreadable;
-use super::client::{Calls, Endpoint, Request};
+use super::client::{Calls, Endpoint, Request, Turn};
 use super::error::Failure;
 use crate::config::{self, ExposeSecret as _, SecretString, TokenApi};
 use crate::metrics::Metrics;
-use crate::store::{Store, Turn};
+use crate::store::{Lease, Store};
 
 /// A token is refreshed this long before it ends, or after nine tenths of a short life.
 const EARLY: Duration = Duration::from_mins(5);
@@ -26,8 +26,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often they look meanwhile.
 const POLL: Duration = Duration::from_millis(50);
-/// The turn of a worker that died ends by itself.
-const TURN: Duration = Duration::from_secs(15);
+/// The lease of a worker that died ends by itself.
+const LEASE: Duration = Duration::from_secs(15);
 
 /// A token and its life.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ pub(super) struct Tokens {
     refused: RwLock<Option<Arc<Token>>>,
     shared: Store,
     shared_key: String,
-    turn_key: String,
+    lease_key: String,
     metrics: Arc<Metrics>,
 }
 
@@ -99,7 +99,7 @@ impl Tokens {
             refused: RwLock::new(None),
             shared: shared.clone(),
             shared_key: shared.hidden_key("token", &[app, &key]),
-            turn_key: shared.hidden_key("token-turn", &[app, &key]),
+            lease_key: shared.hidden_key("token-lease", &[app, &key]),
             key,
             secret: settings.app_secret(),
             api: settings.token_api,
@@ -122,7 +122,7 @@ impl Tokens {
     }
 
     /// The token, fetched where there is none or it is about to end. A failure to refresh one that is still good is none.
-    pub(super) async fn get(&self, calls: &Calls, urgent: bool) -> Result<Arc<Token>, Failure> {
+    pub(super) async fn get(&self, calls: &Calls, turn: Turn) -> Result<Arc<Token>, Failure> {
         if let Some(token) = self.fresh() {
             return Ok(token);
         }
@@ -142,7 +142,7 @@ impl Tokens {
         let fetched = if let Some(failure) = recent {
             Err(failure)
         } else {
-            self.renew(calls, urgent).await
+            self.renew(calls, turn).await
         };
         match fetched {
             Ok(token) => {
@@ -175,27 +175,27 @@ impl Tokens {
     }
 
     /// A token that another worker has or fetches just now, else one fetched here.
-    async fn renew(&self, calls: &Calls, urgent: bool) -> Result<Token, Failure> {
+    async fn renew(&self, calls: &Calls, turn: Turn) -> Result<Token, Failure> {
         let patience = Instant::now() + PATIENCE;
-        let turn = loop {
-            let turn = self.shared.turn(&self.turn_key, TURN).await;
+        let lease = loop {
+            let lease = self.shared.lease(&self.lease_key, LEASE).await;
             if let Some(token) = self.shared_token().await {
-                self.shared.end(turn).await;
+                self.shared.end(lease).await;
                 return Ok(token);
             }
-            if turn != Turn::Theirs || Instant::now() >= patience {
-                break turn;
+            if lease != Lease::Theirs || Instant::now() >= patience {
+                break lease;
             }
             tokio::time::sleep(POLL).await;
         };
-        let fetched = self.fetch(calls, urgent).await;
+        let fetched = self.fetch(calls, turn).await;
         self.metrics
             .token_refresh(&self.app, fetched.as_ref().err().map(|f| f.class));
         if let Ok(token) = &fetched {
             let (key, left) = (self.shared_key.clone(), token.lives);
             self.shared.put(&[key], token.written().expose_secret(), left).await;
         }
-        self.shared.end(turn).await;
+        self.shared.end(lease).await;
         fetched
     }
 
@@ -208,7 +208,7 @@ impl Tokens {
         (!known_bad).then_some(token)
     }
 
-    async fn fetch(&self, calls: &Calls, urgent: bool) -> Result<Token, Failure> {
+    async fn fetch(&self, calls: &Calls, turn: Turn) -> Result<Token, Failure> {
         let (key, secret) = (self.key.as_str(), self.secret.expose_secret());
         let hide = [secret];
         let (endpoint, names, answer) = match self.api {
@@ -216,7 +216,7 @@ impl Tokens {
                 let body = json!({"appKey": key, "appSecret": secret});
                 let request = Request {
                     body: Some(&body),
-                    urgent,
+                    turn,
                     hide: &hide,
                     ..Request::default()
                 };
@@ -231,7 +231,7 @@ impl Tokens {
                 let query = [("appkey", key), ("appsecret", secret)];
                 let request = Request {
                     query: &query,
-                    urgent,
+                    turn,
                     hide: &hide,
                     ..Request::default()
                 };
@@ -305,9 +305,9 @@ mod tests {
     #[tokio::test]
     async fn the_current_getter_takes_key_and_secret_in_a_json_body() {
         let host = Host::start().await;
-        let bench = host.bench(&[("dingtalk.oapi_url", &nobody().await)]);
+        let bench = host.bench(&[("dingtalk.oapi_url", &nobody())]);
         let (tokens, calls) = tokens(&bench);
-        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), TOKEN);
+        assert_eq!(tokens.get(calls, Turn::default()).await.unwrap().expose(), TOKEN);
         let asked = host.only(ACCESS_TOKEN);
         assert_eq!(asked.query, "");
         assert_eq!(asked.header("content-type"), Some("application/json"));
@@ -320,13 +320,13 @@ mod tests {
     async fn the_legacy_getter_takes_key_and_secret_in_the_query() {
         let host = Host::start().await;
         let settings = [
-            ("dingtalk.api_url", &*nobody().await),
+            ("dingtalk.api_url", &*nobody()),
             ("apps.default.token_api", "gettoken"),
             ("apps.default.app_secret", "s+e&c=r t"),
         ];
         let bench = host.bench(&settings);
         let (tokens, calls) = tokens(&bench);
-        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), TOKEN);
+        assert_eq!(tokens.get(calls, Turn::default()).await.unwrap().expose(), TOKEN);
         let asked = host.only(GET_TOKEN);
         assert_eq!(asked.query, format!("appkey={KEY}&appsecret=s%2Be%26c%3Dr+t"));
         assert!(asked.body.is_empty());
@@ -338,10 +338,10 @@ mod tests {
         let host = Host::start().await;
         let bench = host.bench(&[]);
         let (tokens, calls) = tokens(&bench);
-        for got in join_all((0..100).map(|_| tokens.get(calls, false))).await {
+        for got in join_all((0..100).map(|_| tokens.get(calls, Turn::default()))).await {
             assert_eq!(got.unwrap().expose(), TOKEN);
         }
-        tokens.get(calls, true).await.unwrap();
+        tokens.get(calls, Turn::default()).await.unwrap();
         host.only(ACCESS_TOKEN);
     }
 
@@ -352,7 +352,7 @@ mod tests {
         host.answer(ACCESS_TOKEN, [canned(400, &refusal), ok(&granted(TOKEN, &json!(7200)))]);
         let bench = host.bench(&[]);
         let (tokens, calls) = tokens(&bench);
-        for got in join_all((0..100).map(|_| tokens.get(calls, false))).await {
+        for got in join_all((0..100).map(|_| tokens.get(calls, Turn::default()))).await {
             let failure = got.unwrap_err();
             assert_eq!((failure.reason, failure.class), (Reason::BadCredentials, Class::Hold));
         }
@@ -360,12 +360,12 @@ mod tests {
         let failure = tokens.fetching.lock().await.take().unwrap().1;
         let set = async |at| *tokens.fetching.lock().await = Some((at, failure.clone()));
         set(Instant::now() + Duration::from_hours(1)).await;
-        assert_eq!(tokens.get(calls, true).await.unwrap_err(), failure);
+        assert_eq!(tokens.get(calls, Turn::default()).await.unwrap_err(), failure);
         host.only(ACCESS_TOKEN);
         assert_eq!((refreshes(&bench, "hold"), refreshes(&bench, "ok")), (1.0, 0.0));
 
         set(Instant::now().checked_sub(PAUSE).unwrap()).await;
-        tokens.get(calls, false).await.unwrap();
+        tokens.get(calls, Turn::default()).await.unwrap();
         assert_eq!(host.asked(ACCESS_TOKEN).len(), 2);
         assert_eq!(refreshes(&bench, "ok"), 1.0);
     }
@@ -377,10 +377,10 @@ mod tests {
         let bench = host.bench(&[]);
         let (tokens, calls) = tokens(&bench);
         hold_old(tokens, "still good", true);
-        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), "still good");
+        assert_eq!(tokens.get(calls, Turn::default()).await.unwrap().expose(), "still good");
         assert_eq!(refreshes(&bench, "transient"), 1.0);
         hold_old(tokens, "ended", false);
-        let failure = tokens.get(calls, false).await.unwrap_err();
+        let failure = tokens.get(calls, Turn::default()).await.unwrap_err();
         assert_eq!((failure.reason, failure.class), (Reason::ServerError, Class::Transient));
     }
 
@@ -390,7 +390,7 @@ mod tests {
         let (tokens, calls) = tokens(&bench);
         hold_old(tokens, "still good", true);
         let _somebody_fetches = tokens.fetching.lock().await;
-        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), "still good");
+        assert_eq!(tokens.get(calls, Turn::default()).await.unwrap().expose(), "still good");
     }
 
     #[tokio::test]
@@ -400,13 +400,16 @@ mod tests {
         let (tokens, calls) = tokens(&bench);
         for (lives, early) in [(7200, 300), (3600, 300), (400, 100), (300, 30), (100, 10)] {
             host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!(lives)))]);
-            let token = tokens.fetch(calls, false).await.unwrap();
+            let token = tokens.fetch(calls, Turn::default()).await.unwrap();
             assert_eq!(token.ends_at - token.refresh_at, Duration::from_secs(early), "{lives}");
         }
         host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!("7200")))]);
-        assert!(tokens.fetch(calls, false).await.is_ok(), "a number as a string");
+        assert!(
+            tokens.fetch(calls, Turn::default()).await.is_ok(),
+            "a number as a string"
+        );
         host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!(u64::MAX)))]);
-        assert!(tokens.fetch(calls, false).await.is_ok(), "no overflow");
+        assert!(tokens.fetch(calls, Turn::default()).await.is_ok(), "no overflow");
     }
 
     #[tokio::test]
@@ -423,7 +426,7 @@ mod tests {
             json!({"accessToken": 5, "expireIn": 7200}),
         ] {
             host.answer(ACCESS_TOKEN, [ok(&body)]);
-            let failure = tokens.fetch(calls, false).await.unwrap_err();
+            let failure = tokens.fetch(calls, Turn::default()).await.unwrap_err();
             assert_eq!(
                 (failure.reason, failure.class),
                 (Reason::BadResponse, Class::Transient),
@@ -438,12 +441,12 @@ mod tests {
         let host = Host::start().await;
         let bench = host.bench(&[]);
         let (tokens, calls) = tokens(&bench);
-        let first = tokens.get(calls, false).await.unwrap();
+        let first = tokens.get(calls, Turn::default()).await.unwrap();
         tokens.reject(&first).await;
         // DingTalk gives the same token again while it lives; it is a token of its own all the same.
-        let second = tokens.get(calls, false).await.unwrap();
+        let second = tokens.get(calls, Turn::default()).await.unwrap();
         tokens.reject(&first).await;
-        assert!(Arc::ptr_eq(&second, &tokens.get(calls, false).await.unwrap()));
+        assert!(Arc::ptr_eq(&second, &tokens.get(calls, Turn::default()).await.unwrap()));
         assert_eq!(host.asked(ACCESS_TOKEN).len(), 2);
     }
 
@@ -463,7 +466,7 @@ mod tests {
         };
         *bench.app().tokens.current.write().unwrap() = Some(Arc::new(token));
         let params = std::collections::BTreeMap::new();
-        let all = join_all((0..20).map(|_| bench.app().update("card", &params, false))).await;
+        let all = join_all((0..20).map(|_| bench.app().update("card", &params, Turn::default()))).await;
         assert!(all.iter().all(Result::is_ok), "{all:?}");
         host.only(ACCESS_TOKEN);
         let sent = host.asked(UPDATE_INSTANCES);
@@ -481,7 +484,7 @@ mod tests {
         let refusal = json!({"errcode": 88, "sub_code": "40014", "errmsg": format!("bad {TOKEN} of {MOBILE}")});
         host.answer(GET_BY_MOBILE, [ok(&refusal)]);
         let bench = host.bench(&[]);
-        let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+        let failure = bench.app().user_id(MOBILE, Turn::default()).await.unwrap_err();
         assert_eq!((failure.reason, failure.class), (Reason::TokenRejected, Class::Hold));
         assert_eq!(
             (host.asked(GET_BY_MOBILE).len(), host.asked(ACCESS_TOKEN).len()),
@@ -495,7 +498,7 @@ mod tests {
         assert_eq!(calls("auth"), 2.0);
 
         host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": 0, "result": {"userid": "u"}}))]);
-        bench.app().user_id(MOBILE, false).await.unwrap();
+        bench.app().user_id(MOBILE, Turn::default()).await.unwrap();
         assert_eq!(host.asked(ACCESS_TOKEN).len(), 3, "the refused token is not used again");
     }
 
@@ -505,7 +508,7 @@ mod tests {
         host.answer(CREATE_AND_DELIVER, [canned(500, &json!({"code": "systemBusy"}))]);
         host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": 88, "sub_code": "60011"}))]);
         let bench = host.bench(&[]);
-        bench.app().user_id(MOBILE, false).await.unwrap_err();
+        bench.app().user_id(MOBILE, Turn::default()).await.unwrap_err();
         let params = std::collections::BTreeMap::new();
         let card = super::super::Card {
             out_track_id: "card",
@@ -513,7 +516,7 @@ mod tests {
             params: &params,
         };
         let to = [super::super::Space::User("u1".into())];
-        bench.app().send(&card, &to, false).await.unwrap_err();
+        bench.app().send(&card, &to, Turn::default()).await.unwrap_err();
         host.only(GET_BY_MOBILE);
         host.only(CREATE_AND_DELIVER);
         host.only(ACCESS_TOKEN);
@@ -522,12 +525,12 @@ mod tests {
     #[tokio::test]
     async fn neither_secret_nor_token_shows_in_a_failed_fetch_or_in_debug() {
         let settings = [
-            ("dingtalk.oapi_url", &*nobody().await),
+            ("dingtalk.oapi_url", &*nobody()),
             ("apps.default.token_api", "gettoken"),
         ];
         let bench = Bench::new(&settings);
         let (tokens, calls) = tokens(&bench);
-        let failure = tokens.get(calls, false).await.unwrap_err();
+        let failure = tokens.get(calls, Turn::default()).await.unwrap_err();
         assert_eq!((failure.reason, failure.class), (Reason::Network, Class::Transient));
         hold_old(tokens, TOKEN, true);
         let token = tokens.current().unwrap();
@@ -555,7 +558,7 @@ mod tests {
 
     async fn get(bench: &Bench) -> Arc<Token> {
         let (tokens, calls) = tokens(bench);
-        tokens.get(calls, false).await.unwrap()
+        tokens.get(calls, Turn::default()).await.unwrap()
     }
 
     #[tokio::test]
@@ -583,10 +586,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_whose_turn_does_not_end_is_not_waited_for_long() {
+    async fn a_worker_that_died_over_its_fetch_is_not_waited_for_long() {
         let host = Host::start().await;
         let (server, [one, other]) = fleet(&host).await;
-        let key = &tokens(&one).0.turn_key;
+        let key = &tokens(&one).0.lease_key;
         server.ask(&["SET", key, "somebody who died", "PX", "600000"]);
         assert_eq!((get(&one).await.expose(), get(&other).await.expose()), ("t1", "t1"));
         assert_eq!(server.ask(&["GET", key]), ["somebody who died"], "not ours to end");
