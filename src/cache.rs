@@ -1,9 +1,12 @@
 //! What is remembered of look-ups: the answer of each key for a while, and that there is none for a shorter while.
 //!
-//! Separate because age, capacity and one look-up for all who ask at once are the same whatever is looked up. It asks
-//! nobody itself.
+//! Separate because age, capacity, one look-up for all who ask at once and sharing with other workers are the same
+//! whatever is looked up. It asks nobody itself. In the store a mobile is a hash.
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use moka::Expiry;
@@ -11,40 +14,52 @@ use moka::future::Cache;
 
 use crate::config;
 use crate::metrics::{Metrics, UserCache};
+use crate::store::Store;
 
 /// The user IDs of one app by mobile; `N` says why there is none.
 pub struct Users<N> {
-    known: Cache<String, Result<String, N>>,
+    app: String,
+    known: Cache<String, Known<N>>,
+    shared: Store,
+    /// User IDs are remembered long, their absence briefly.
+    found: Duration,
+    absent: Duration,
     metrics: Arc<Metrics>,
 }
 
-/// Age by what is remembered: user IDs long, their absence briefly.
-struct Ages {
-    found: Duration,
-    absent: Duration,
+/// An answer, and for how long from now it holds.
+#[derive(Clone)]
+struct Known<N> {
+    answer: Result<String, N>,
+    holds: Duration,
 }
 
-impl<N> Expiry<String, Result<String, N>> for Ages {
-    fn expire_after_create(&self, _: &String, answer: &Result<String, N>, _: Instant) -> Option<Duration> {
-        Some(if answer.is_ok() { self.found } else { self.absent })
+struct Ages;
+
+impl<N> Expiry<String, Known<N>> for Ages {
+    fn expire_after_create(&self, _: &String, known: &Known<N>, _: Instant) -> Option<Duration> {
+        Some(known.holds)
     }
 }
 
-impl<N: Clone + Send + Sync + 'static> Users<N> {
-    /// Empty, with the configured ages and capacity.
+impl<N> Users<N>
+where
+    N: Clone + Send + Sync + 'static + Display + FromStr,
+{
+    /// Those of `app`: none in this process, with the configured ages and capacity, in front of `shared`.
     #[must_use]
-    pub fn new(settings: &config::Users, metrics: &Arc<Metrics>) -> Self {
-        let ages = Ages {
-            found: settings.cache_ttl,
-            absent: settings.negative_ttl,
-        };
+    pub fn new(app: &str, settings: &config::Users, metrics: &Arc<Metrics>, shared: &Store) -> Self {
         let known = Cache::builder()
             .max_capacity(settings.capacity)
-            .expire_after(ages)
+            .expire_after(Ages)
             .support_invalidation_closures()
             .build();
         Self {
+            app: app.to_owned(),
             known,
+            shared: shared.clone(),
+            found: settings.cache_ttl,
+            absent: settings.negative_ttl,
             metrics: metrics.clone(),
         }
     }
@@ -56,27 +71,67 @@ impl<N: Clone + Send + Sync + 'static> Users<N> {
         mobile: &str,
         look_up: impl Future<Output = Result<Result<String, N>, E>>,
     ) -> Result<Result<String, N>, E> {
-        let entry = self.known.entry_by_ref(mobile).or_try_insert_with(look_up).await;
+        let asked = AtomicBool::new(false);
+        let find = async {
+            let key = self.key(mobile);
+            if let Some((text, holds)) = self.shared.get(&key).await
+                && let Some(answer) = read(&text)
+            {
+                return Ok(Known { answer, holds });
+            }
+            asked.store(true, Ordering::Relaxed);
+            let answer = look_up.await?;
+            let holds = if answer.is_ok() { self.found } else { self.absent };
+            self.shared.put(&[key], &written(&answer), holds).await;
+            Ok(Known { answer, holds })
+        };
+        let entry = self.known.entry_by_ref(mobile).or_try_insert_with(find).await;
         let entry = entry.map_err(|error: Arc<E>| {
             self.metrics.user_cache(UserCache::Miss);
             E::clone(&error)
         })?;
-        let result = match (entry.is_fresh(), entry.value()) {
+        let answer = entry.into_value().answer;
+        self.metrics.user_cache(match (asked.into_inner(), &answer) {
             (true, _) => UserCache::Miss,
             (false, Ok(_)) => UserCache::Hit,
             (false, Err(_)) => UserCache::NegativeHit,
-        };
-        self.metrics.user_cache(result);
-        Ok(entry.into_value())
+        });
+        Ok(answer)
     }
 
-    /// Forgets whatever led to `user_id`.
-    pub fn forget(&self, user_id: &str) {
+    /// Forgets whatever led to `user_id`. In the store, that is what led there by this process's knowledge.
+    pub async fn forget(&self, user_id: &str) {
         let gone = user_id.to_owned();
+        let leads_there = move |known: &Known<N>| known.answer.as_ref().is_ok_and(|id| *id == gone);
+        if matches!(self.shared, Store::Redis(_)) {
+            let led_there = self.known.iter().filter(|(_, known)| leads_there(known));
+            for (mobile, known) in led_there.collect::<Vec<_>>() {
+                let led_there = written(&known.answer);
+                self.shared.remove_if(&self.key(&mobile), &led_there).await;
+            }
+        }
         // Refused only where the cache was built without support for it.
-        let _supported = self
-            .known
-            .invalidate_entries_if(move |_, answer| answer.as_ref().is_ok_and(|id| *id == gone));
+        let _supported = self.known.invalidate_entries_if(move |_, known| leads_there(known));
+    }
+
+    fn key(&self, mobile: &str) -> String {
+        self.shared.hidden_key("user", &[&self.app, mobile])
+    }
+}
+
+/// As it stands in the store.
+fn written<N: Display>(answer: &Result<String, N>) -> String {
+    match answer {
+        Ok(user_id) => format!("+{user_id}"),
+        Err(nobody) => format!("-{nobody}"),
+    }
+}
+
+/// `None` for what another version wrote.
+fn read<N: FromStr>(text: &str) -> Option<Result<String, N>> {
+    match text.strip_prefix('+') {
+        Some(user_id) => Some(Ok(user_id.to_owned())),
+        None => Some(Err(text.strip_prefix('-')?.parse().ok()?)),
     }
 }
 
@@ -89,19 +144,32 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::store::redis_server::RedisServer;
+    use crate::store::testing::store;
 
-    fn users() -> Users<()> {
+    const MOBILE: &str = "15012341231";
+
+    fn users_in(store: &Store) -> Users<u8> {
         let metrics = Arc::new(Metrics::new(&["default"]).unwrap());
-        Users::new(&Config::load(None, []).unwrap().users, &metrics)
+        let settings = Config::load(None, []).unwrap().users;
+        Users::new("default", &settings, &metrics, store)
     }
 
-    async fn count(users: &Users<()>, asked: &AtomicUsize, answer: Result<Result<String, ()>, u8>) {
+    fn users() -> Users<u8> {
+        users_in(&Store::InProcess)
+    }
+
+    async fn shared_users(server: &RedisServer) -> Users<u8> {
+        users_in(&store(&server.url()).await)
+    }
+
+    async fn count(users: &Users<u8>, asked: &AtomicUsize, answer: Result<Result<String, u8>, u8>) {
         let look_up = async {
             asked.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
             answer.clone()
         };
-        assert_eq!(users.get("m", look_up).await, answer);
+        assert_eq!(users.get(MOBILE, look_up).await, answer);
     }
 
     #[tokio::test]
@@ -116,8 +184,8 @@ mod tests {
     async fn an_absence_is_remembered_and_an_error_is_not() {
         let (users, asked) = (users(), AtomicUsize::new(0));
         count(&users, &asked, Err(1)).await;
-        count(&users, &asked, Ok(Err(()))).await;
-        count(&users, &asked, Ok(Err(()))).await;
+        count(&users, &asked, Ok(Err(7))).await;
+        count(&users, &asked, Ok(Err(7))).await;
         assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
 
@@ -125,10 +193,71 @@ mod tests {
     async fn a_forgotten_user_is_looked_up_again() {
         let (users, asked) = (users(), AtomicUsize::new(0));
         count(&users, &asked, Ok(Ok("u".into()))).await;
-        users.forget("other");
+        users.forget("other").await;
         count(&users, &asked, Ok(Ok("u".into()))).await;
-        users.forget("u");
+        users.forget("u").await;
         count(&users, &asked, Ok(Ok("u".into()))).await;
         assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn what_one_worker_looked_up_another_knows_and_no_mobile_can_be_read() {
+        let server = RedisServer::start();
+        let (one, other) = (shared_users(&server).await, shared_users(&server).await);
+        let asked = AtomicUsize::new(0);
+        count(&one, &asked, Ok(Ok("u".into()))).await;
+        count(&other, &asked, Ok(Ok("u".into()))).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        let entries = server.entries();
+        assert!(entries.len() == 1 && entries[0].1 == "+u", "{entries:?}");
+        assert!(!entries[0].0.contains(MOBILE), "{entries:?}");
+    }
+
+    #[tokio::test]
+    async fn a_shared_absence_is_shared_and_ends_with_its_own_time() {
+        let server = RedisServer::start();
+        let (one, other) = (shared_users(&server).await, shared_users(&server).await);
+        let asked = AtomicUsize::new(0);
+        count(&one, &asked, Ok(Err(7))).await;
+        count(&other, &asked, Ok(Err(7))).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        let left: u128 = server.ask(&["PTTL", &one.key(MOBILE)]).concat().parse().unwrap();
+        assert!(left <= one.absent.as_millis(), "{left}");
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_user_is_forgotten_by_all_but_not_whoever_has_the_number_now() {
+        let server = RedisServer::start();
+        let (one, other) = (shared_users(&server).await, shared_users(&server).await);
+        let asked = AtomicUsize::new(0);
+        count(&one, &asked, Ok(Ok("u".into()))).await;
+        count(&other, &asked, Ok(Ok("u".into()))).await;
+        one.forget("u").await;
+        assert!(server.entries().is_empty());
+        count(&one, &asked, Ok(Ok("v".into()))).await;
+        other.forget("u").await;
+        count(&other, &asked, Ok(Ok("v".into()))).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_costs_a_look_up_and_nothing_else() {
+        let mut server = RedisServer::start();
+        let users = shared_users(&server).await;
+        server.kill();
+        let asked = AtomicUsize::new(0);
+        count(&users, &asked, Ok(Ok("u".into()))).await;
+        count(&users, &asked, Ok(Ok("u".into()))).await;
+        users.forget("u").await;
+        count(&users, &asked, Ok(Ok("v".into()))).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn what_another_version_wrote_counts_as_nothing() {
+        assert_eq!(read::<u8>("+u"), Some(Ok("u".to_owned())));
+        assert_eq!(read::<u8>("-7"), Some(Err(7)));
+        assert_eq!(read::<u8>("-no number"), None);
+        assert_eq!(read::<u8>("?"), None);
     }
 }

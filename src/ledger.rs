@@ -2,23 +2,27 @@
 //!
 //! Separate from the worker because it outlives every job: it is written before the acknowledgement, so that a job that the
 //! broker delivers again, or that a producer published twice, shows nobody the same card twice. It holds delivered
-//! recipients and nothing else; forgetting one is allowed (age, capacity), inventing one is not.
+//! recipients and nothing else; forgetting one is allowed (age, capacity, a store that is away), inventing one is not.
+//! Recipients are remembered here and in the store; which job is in work is this process's alone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use moka::future::Cache;
-use sha2::{Digest as _, Sha256};
 
 use crate::config;
+use crate::store::{Store, digest};
 
 /// Names a recipient of a job, or a job: half a SHA-256, since two that met would cost somebody a card.
 pub type Key = [u8; 16];
 
-/// In-process, of one worker.
+/// Of one worker, in front of what the workers share.
 #[derive(Debug)]
 pub struct Ledger {
     finished: Cache<Key, ()>,
+    shared: Store,
+    ttl: Duration,
     in_work: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -30,29 +34,26 @@ pub struct Claim<'a> {
     held: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
-/// A key of `parts`; each is hashed with its length, so that no two lists give one key.
+/// A key of `parts`; no two lists give one key.
 #[must_use]
 pub fn key(parts: &[&str]) -> Key {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
     let mut key = [0; 16];
-    key.copy_from_slice(&hash.finalize()[..16]);
+    key.copy_from_slice(&digest(parts)[..16]);
     key
 }
 
 impl Ledger {
-    /// Empty, with the configured age and capacity.
+    /// Empty, with the configured age and capacity, in front of `shared`.
     #[must_use]
-    pub fn new(settings: &config::Ledger) -> Self {
+    pub fn new(settings: &config::Ledger, shared: Store) -> Self {
         let finished = Cache::builder()
             .time_to_live(settings.ttl)
             .max_capacity(settings.capacity)
             .build();
         Self {
             finished,
+            shared,
+            ttl: settings.ttl,
             in_work: Mutex::default(),
         }
     }
@@ -68,14 +69,28 @@ impl Ledger {
         }
     }
 
-    /// Whether the recipient `key` has the card.
-    pub async fn is_finished(&self, key: Key) -> bool {
-        self.finished.get(&key).await.is_some()
+    /// Whether the recipient of each of `keys` has the card. What this process does not know is asked for in one go.
+    pub async fn are_finished(&self, keys: &[Key]) -> Vec<bool> {
+        let mut finished: Vec<bool> = keys.iter().map(|key| self.finished.contains_key(key)).collect();
+        let unknown: Vec<usize> = (0..keys.len()).filter(|n| !finished[*n]).collect();
+        let asked: Vec<String> = unknown.iter().map(|n| self.shared_key(&keys[*n])).collect();
+        for (n, found) in unknown.into_iter().zip(self.shared.has(&asked).await) {
+            finished[n] = found;
+        }
+        finished
     }
 
-    /// Notes that the recipient `key` has the card.
-    pub async fn finish(&self, key: Key) {
-        self.finished.insert(key, ()).await;
+    /// Notes that the recipients of `keys` have the card; whoever asks after this knows it.
+    pub async fn finish(&self, keys: &[Key]) {
+        for key in keys {
+            self.finished.insert(*key, ()).await;
+        }
+        let shared: Vec<String> = keys.iter().map(|key| self.shared_key(key)).collect();
+        self.shared.put(&shared, "1", self.ttl).await;
+    }
+
+    fn shared_key(&self, key: &Key) -> String {
+        self.shared.key("ledger", key)
     }
 
     fn in_work(&self) -> MutexGuard<'_, HashMap<Key, Arc<tokio::sync::Mutex<()>>>> {
@@ -99,23 +114,54 @@ impl Drop for Claim<'_> {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::store::redis_server::RedisServer;
+    use crate::store::testing::store;
 
-    fn ledger() -> Ledger {
-        Ledger::new(&Config::load(None, []).unwrap().ledger)
+    fn settings() -> config::Ledger {
+        Config::load(None, []).unwrap().ledger
     }
 
-    #[test]
-    fn keys_differ_however_the_parts_are_cut() {
-        assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
-        assert_ne!(key(&["a"]), key(&["a", ""]));
-        assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
+    fn ledger() -> Ledger {
+        Ledger::new(&settings(), Store::InProcess)
+    }
+
+    /// What a ledger does wherever it keeps what it knows. `others` is that of another worker.
+    async fn keeps_its_promise(ledger: &Ledger, others: &Ledger, shared: bool) {
+        let [a, b, c] = ["a", "b", "c"].map(|name| key(&[name]));
+        assert_eq!(ledger.are_finished(&[]).await, Vec::<bool>::new());
+        ledger.finish(&[]).await;
+        ledger.finish(&[a, c]).await;
+        assert_eq!(ledger.are_finished(&[a, b, c]).await, [true, false, true]);
+        assert_eq!(others.are_finished(&[b, c]).await, [false, shared]);
+        others.finish(&[b]).await;
+        assert_eq!(ledger.are_finished(&[c, b, a]).await, [true, shared, true]);
     }
 
     #[tokio::test]
-    async fn only_who_was_noted_is_finished() {
-        let ledger = ledger();
-        ledger.finish(key(&["a"])).await;
-        assert!(ledger.is_finished(key(&["a"])).await && !ledger.is_finished(key(&["b"])).await);
+    async fn only_who_was_noted_is_finished_in_process_in_redis_and_with_redis_away() {
+        keeps_its_promise(&ledger(), &ledger(), false).await;
+
+        let mut server = RedisServer::start();
+        let stores = [store(&server.url()).await, store(&server.url()).await];
+        let ledgers = || stores.clone().map(|store| Ledger::new(&settings(), store));
+        let [one, other] = ledgers();
+        keeps_its_promise(&one, &other, true).await;
+        server.flush();
+        assert_eq!(one.are_finished(&[key(&["a"]), key(&["b"])]).await, [true, false]);
+
+        server.kill();
+        let [one, other] = ledgers();
+        keeps_its_promise(&one, &other, false).await;
+    }
+
+    #[tokio::test]
+    async fn in_redis_a_recipient_is_forgotten_after_the_configured_time() {
+        let server = RedisServer::start();
+        let ledger = Ledger::new(&settings(), store(&server.url()).await);
+        ledger.finish(&[key(&["a"])]).await;
+        let name = ledger.shared_key(&key(&["a"]));
+        let left: u128 = server.ask(&["PTTL", &name]).concat().parse().unwrap();
+        assert!(left > 0 && left <= settings().ttl.as_millis(), "{left}");
     }
 
     #[tokio::test]

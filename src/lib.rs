@@ -11,6 +11,7 @@
 //! | `amqp` | the broker: topology, delay levels, consuming, publishing, settling |
 //! | `dingtalk` | DingTalk: tokens, user IDs, cards, and what its answers mean |
 //! | `cache`, `rate_limit`, `ledger` | what is remembered: user IDs, the pace of calls, who has a card |
+//! | `store` | what the workers of a fleet share of it, in Redis |
 //! | `worker` | the life of a job |
 //! | `dead_letters` | why a letter is dead, and what a replay publishes |
 //! | `retry` | when to try again |
@@ -38,4 +39,5 @@ pub mod retry;
 pub mod sandbox;
 pub mod shutdown;
 pub mod slice;
+pub mod store;
 pub mod worker;

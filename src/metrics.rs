@@ -59,6 +59,8 @@ pub struct Metrics {
     pub broker_reconnects: IntCounter,
     /// 1 while the broker blocks publishers (alarm).
     pub publisher_blocked: IntGauge,
+    /// 1 while Redis serves. On the page only where one is configured ([`Metrics::expect_redis`]).
+    pub redis_connected: IntGauge,
 }
 
 /// The reasons that can stand beside an outcome of a recipient.
@@ -194,6 +196,10 @@ impl Metrics {
                 ),
             )?,
             publisher_blocked: gauge("dingcard_publisher_blocked", "1 while the broker blocks publishers.")?,
+            redis_connected: IntGauge::new(
+                "dingcard_redis_connected",
+                "1 while Redis serves; absent where none is configured.",
+            )?,
             registry: registry.clone(),
         };
         let build = register(
@@ -247,6 +253,12 @@ impl Metrics {
                 self.api_requests.with_label_values(&[app, endpoint, result]);
             }
         }
+    }
+
+    /// Puts the gauge of Redis on the page: without a Redis it would read as one that is away.
+    pub fn expect_redis(&self) {
+        // Refused only where it is there already.
+        let _there = self.registry.register(Box::new(self.redis_connected.clone()));
     }
 
     /// A job was settled for good, or handed over ([`Outcome::Retried`]).

@@ -13,8 +13,10 @@ use crate::amqp::{Broker, Delivery, Parts};
 use crate::config::Config;
 use crate::dingtalk::DingTalk;
 use crate::health::Health;
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
+use crate::store::Store;
 use crate::worker::{Worker, drain};
 
 /// How.
@@ -32,13 +34,15 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     metrics.prefetch.set(config.amqp.prefetch.into());
     let health = Arc::new(Health::default());
     let broker = Broker::new(&config);
-    let dingtalk = DingTalk::new(&config, &metrics)?;
+    let store = Store::connect(&config, &metrics).await?;
+    let dingtalk = DingTalk::new(&config, &metrics, &store)?;
     let (names, publisher) = (broker.names().clone(), broker.publisher());
     let worker = Arc::new(Worker::new(
         config.clone(),
         names,
         dingtalk,
         publisher,
+        Ledger::new(&config.ledger, store),
         metrics.clone(),
         &health,
     ));

@@ -3,7 +3,7 @@
 //! Separate from the settings so that they read as a list. It names the key at fault; where that was set is found by
 //! `config::load`.
 
-use super::{Config, DEFAULT_APP, ExposeSecret as _};
+use super::{Config, DEFAULT_APP, ExposeSecret};
 
 /// Stands for "no known app" in metrics, so no app may have this name.
 const RESERVED_APP: &str = "unknown";
@@ -56,6 +56,12 @@ impl Config {
                 "an http:// or https:// URL without a query is needed",
             );
         }
+        let redis = self.redis.url().map(ExposeSecret::expose_secret);
+        refuse(
+            redis.is_some_and(|url| !url.starts_with("redis://") && !url.starts_with("rediss://")),
+            "redis.url",
+            "a redis:// or rediss:// URL is needed",
+        );
         refuse(self.retry.max_attempts == 0, "retry.max_attempts", "at least 1");
         refuse(
             !(1.0..=100.0).contains(&self.retry.multiplier),

@@ -305,6 +305,11 @@ fn read_secret_files(config: &mut Config) -> Vec<(Vec<String>, String)> {
         config.amqp.url_file.as_ref(),
         &mut config.amqp.url,
     );
+    read(
+        &["redis", "url_file"],
+        config.redis.url_file.as_ref(),
+        &mut config.redis.url,
+    );
     for (name, app) in &mut config.apps {
         read(
             &["apps", name, "app_secret_file"],
@@ -530,8 +535,23 @@ mod tests {
     }
 
     #[test]
+    fn redis_has_no_url_or_one_of_its_own_from_its_key_or_its_file() {
+        assert!(load("", &[]).unwrap().redis.url().is_none());
+        assert_eq!(problem("[redis]\nurl='amqp://h/v'\n", &[]).key, "redis.url");
+        let mut secret = tempfile::NamedTempFile::new().unwrap();
+        secret.write_all(b"rediss://:p@h/\n").unwrap();
+        let env = [("DINGCARD_REDIS__URL_FILE", secret.path().to_str().unwrap())];
+        let config = load("", &env).unwrap();
+        assert_eq!(config.redis.url().unwrap().expose_secret(), "rediss://:p@h/");
+    }
+
+    #[test]
     fn no_secret_is_printed_by_debug() {
-        let config = load(&format!("{APP}[amqp]\nurl='amqp://u:pa55word@h/v'\n"), &[]).unwrap();
+        let config = load(
+            &format!("{APP}[amqp]\nurl='amqp://u:pa55word@h/v'\n[redis]\nurl='redis://:pa55word@h/'\n"),
+            &[],
+        )
+        .unwrap();
         let printed = format!("{config:?}");
         assert!(
             !printed.contains("s3cret-of-app") && !printed.contains("pa55word"),

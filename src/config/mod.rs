@@ -54,6 +54,8 @@ pub struct Config {
     pub ledger: Ledger,
     /// Both tiers of retry.
     pub retry: Retry,
+    /// What workers share.
+    pub redis: Redis,
     /// Logging.
     pub log: Log,
     /// The sandbox.
@@ -238,6 +240,17 @@ pub struct Retry {
     pub job_deadline: Duration,
 }
 
+/// `[redis]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    /// `redis://` or `rediss://`, with user, password and database; without it, nothing is shared.
+    #[schemars(with = "Option<String>")]
+    url: Option<SecretString>,
+    /// A file that holds the URL.
+    url_file: Option<PathBuf>,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -304,6 +317,14 @@ impl Amqp {
     #[must_use]
     pub fn url(&self) -> SecretString {
         self.url.clone().unwrap_or_default()
+    }
+}
+
+impl Redis {
+    /// The URL, from its key or its file.
+    #[must_use]
+    pub fn url(&self) -> Option<&SecretString> {
+        self.url.as_ref()
     }
 }
 

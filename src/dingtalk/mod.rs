@@ -25,6 +25,7 @@ use crate::cache::Users;
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::outcome::{Class, Reason};
+use crate::store::Store;
 
 /// All apps that this process serves.
 pub struct DingTalk {
@@ -40,18 +41,18 @@ pub struct App {
 }
 
 impl DingTalk {
-    /// The apps that have credentials, on one HTTP client.
+    /// The apps that have credentials, on one HTTP client, with what they know in front of `store`.
     ///
     /// # Errors
     /// Where the HTTP client cannot be built.
-    pub fn new(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, Failure> {
+    pub fn new(config: &Config, metrics: &Arc<Metrics>, store: &Store) -> Result<Self, Failure> {
         let http = Arc::new(Http::new(&config.dingtalk, metrics)?);
         let app = |(name, settings): (&String, &config::App)| {
             let app = App {
                 settings: settings.clone(),
                 calls: Calls::new(name, settings, &http),
-                tokens: Tokens::new(name, settings, metrics),
-                users: Users::new(&config.users, metrics),
+                tokens: Tokens::new(name, settings, metrics, store),
+                users: Users::new(name, &config.users, metrics, store),
             };
             (name.clone(), app)
         };
@@ -84,26 +85,23 @@ impl App {
         if !answer.as_ref().is_err_and(|f| f.class == Class::Auth) {
             return answer;
         }
-        self.tokens.reject(&token);
+        self.tokens.reject(&token).await;
         let token = self.tokens.get(&self.calls, request.turn).await?;
         let again = Request {
             token: Some(token.expose()),
             ..request
         };
-        self.calls
-            .call(endpoint, &again)
-            .await
-            .map_err(|failure| match failure.class {
-                Class::Auth => {
-                    self.tokens.reject(&token);
-                    Failure {
-                        class: Class::Hold,
-                        reason: Reason::TokenRejected,
-                        ..failure
-                    }
-                }
-                _ => failure,
-            })
+        match self.calls.call(endpoint, &again).await {
+            Err(failure) if failure.class == Class::Auth => {
+                self.tokens.reject(&token).await;
+                Err(Failure {
+                    class: Class::Hold,
+                    reason: Reason::TokenRejected,
+                    ..failure
+                })
+            }
+            answer => answer,
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use super::client::{Calls, Endpoint, Http};
 use super::error::Failure;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::store::Store;
 
 pub(super) const KEY: &str = "dingkey0123";
 pub(super) const SECRET: &str = "secret-fedcba9876543210";
@@ -230,12 +231,18 @@ impl Bench {
         let config = Config::load(None, all).unwrap();
         let apps: Vec<&str> = config.apps.keys().map(String::as_str).collect();
         let metrics = Arc::new(Metrics::new(&apps).unwrap());
-        let dingtalk = DingTalk::new(&config, &metrics).unwrap();
+        let dingtalk = DingTalk::new(&config, &metrics, &Store::InProcess).unwrap();
         Self {
             config,
             metrics,
             dingtalk,
         }
+    }
+
+    /// The same with what it knows in front of `store`.
+    pub(super) fn sharing(self, store: &Store) -> Self {
+        let dingtalk = DingTalk::new(&self.config, &self.metrics, store).unwrap();
+        Self { dingtalk, ..self }
     }
 
     /// The app named `default`.

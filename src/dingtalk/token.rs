@@ -1,7 +1,9 @@
 //! The access token of one app: fetched once for all who need it, refreshed before it ends, dropped when refused.
 //!
 //! Separate because the calls that fetch it are limited and shared, and because it is a secret: it leaves this file only
-//! for a request. It makes no other call.
+//! for a request and for the store. It makes no other call.
+//!
+//! Workers that share a store share the token: one at a time fetches it, the others wait a moment for what it finds.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -14,16 +16,25 @@ use super::client::{Calls, Endpoint, Request, Turn};
 use super::error::Failure;
 use crate::config::{self, ExposeSecret as _, SecretString, TokenApi};
 use crate::metrics::Metrics;
+use crate::store::{Lease, Store};
 
 /// A token is refreshed this long before it ends, or after nine tenths of a short life.
 const EARLY: Duration = Duration::from_mins(5);
 /// A failed fetch is not repeated sooner: calling the getter too often is throttled (`dingtalk-api.md` 2.3).
 const PAUSE: Duration = Duration::from_secs(1);
+/// A worker that fetches is waited for this long; then the others fetch for themselves.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often they look meanwhile.
+const POLL: Duration = Duration::from_millis(50);
+/// The lease of a worker that died ends by itself.
+const LEASE: Duration = Duration::from_secs(15);
 
 /// A token and its life.
 #[derive(Debug)]
 pub(super) struct Token {
     value: SecretString,
+    /// From its fetch to its end.
+    lives: Duration,
     refresh_at: Instant,
     ends_at: Instant,
 }
@@ -32,6 +43,33 @@ impl Token {
     /// For the request alone.
     pub(super) fn expose(&self) -> &str {
         self.value.expose_secret()
+    }
+
+    /// One that ends in `left`.
+    fn new(value: &str, lives: Duration, left: Duration) -> Self {
+        let now = Instant::now();
+        let refresh_in = lives.saturating_sub(EARLY).max(lives.mul_f64(0.9).min(EARLY));
+        let early = lives.saturating_sub(refresh_in);
+        Self {
+            value: value.into(),
+            lives,
+            refresh_at: now + left.saturating_sub(early),
+            ends_at: now + left,
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        Instant::now() < self.refresh_at
+    }
+
+    /// As it stands in the store.
+    fn written(&self) -> SecretString {
+        format!("{} {}", self.lives.as_secs(), self.expose()).into()
+    }
+
+    fn read(text: &str, left: Duration) -> Option<Self> {
+        let (lives, value) = text.split_once(' ')?;
+        Some(Self::new(value, Duration::from_secs(lives.parse().ok()?), left))
     }
 }
 
@@ -45,14 +83,24 @@ pub(super) struct Tokens {
     current: RwLock<Option<Arc<Token>>>,
     /// Whoever holds it fetches; the last failure and when it was.
     fetching: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+    /// The last one that DingTalk refused; the store may still have it.
+    refused: RwLock<Option<Arc<Token>>>,
+    shared: Store,
+    shared_key: String,
+    lease_key: String,
     metrics: Arc<Metrics>,
 }
 
 impl Tokens {
-    pub(super) fn new(app: &str, settings: &config::App, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn new(app: &str, settings: &config::App, metrics: &Arc<Metrics>, shared: &Store) -> Self {
+        let key = settings.app_key.clone().unwrap_or_default();
         Self {
             app: app.to_owned(),
-            key: settings.app_key.clone().unwrap_or_default(),
+            refused: RwLock::new(None),
+            shared: shared.clone(),
+            shared_key: shared.hidden_key("token", &[app, &key]),
+            lease_key: shared.hidden_key("token-lease", &[app, &key]),
+            key,
             secret: settings.app_secret(),
             api: settings.token_api,
             current: RwLock::new(None),
@@ -66,7 +114,7 @@ impl Tokens {
     }
 
     fn fresh(&self) -> Option<Arc<Token>> {
-        self.current().filter(|token| Instant::now() < token.refresh_at)
+        self.current().filter(|token| token.is_fresh())
     }
 
     fn good(&self) -> Option<Arc<Token>> {
@@ -94,10 +142,7 @@ impl Tokens {
         let fetched = if let Some(failure) = recent {
             Err(failure)
         } else {
-            let fetched = self.fetch(calls, turn).await;
-            self.metrics
-                .token_refresh(&self.app, fetched.as_ref().err().map(|f| f.class));
-            fetched
+            self.renew(calls, turn).await
         };
         match fetched {
             Ok(token) => {
@@ -116,11 +161,51 @@ impl Tokens {
     }
 
     /// Drops `refused`, unless another has taken its place meanwhile.
-    pub(super) fn reject(&self, refused: &Arc<Token>) {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|token| Arc::ptr_eq(token, refused)) {
-            *current = None;
+    pub(super) async fn reject(&self, refused: &Arc<Token>) {
+        {
+            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            if current.as_ref().is_some_and(|token| Arc::ptr_eq(token, refused)) {
+                *current = None;
+            }
         }
+        *self.refused.write().unwrap_or_else(PoisonError::into_inner) = Some(refused.clone());
+        self.shared
+            .remove_if(&self.shared_key, refused.written().expose_secret())
+            .await;
+    }
+
+    /// A token that another worker has or fetches just now, else one fetched here.
+    async fn renew(&self, calls: &Calls, turn: Turn) -> Result<Token, Failure> {
+        let patience = Instant::now() + PATIENCE;
+        let lease = loop {
+            let lease = self.shared.lease(&self.lease_key, LEASE).await;
+            if let Some(token) = self.shared_token().await {
+                self.shared.end(lease).await;
+                return Ok(token);
+            }
+            if lease != Lease::Theirs || Instant::now() >= patience {
+                break lease;
+            }
+            tokio::time::sleep(POLL).await;
+        };
+        let fetched = self.fetch(calls, turn).await;
+        self.metrics
+            .token_refresh(&self.app, fetched.as_ref().err().map(|f| f.class));
+        if let Ok(token) = &fetched {
+            let (key, left) = (self.shared_key.clone(), token.lives);
+            self.shared.put(&[key], token.written().expose_secret(), left).await;
+        }
+        self.shared.end(lease).await;
+        fetched
+    }
+
+    /// The workers' token, where it is one to begin with.
+    async fn shared_token(&self) -> Option<Token> {
+        let (text, left) = self.shared.get(&self.shared_key).await?;
+        let token = Token::read(&text, left).filter(Token::is_fresh)?;
+        let refused = self.refused.read().unwrap_or_else(PoisonError::into_inner);
+        let known_bad = refused.as_ref().is_some_and(|bad| bad.expose() == token.expose());
+        (!known_bad).then_some(token)
     }
 
     async fn fetch(&self, calls: &Calls, turn: Turn) -> Result<Token, Failure> {
@@ -171,13 +256,8 @@ impl Tokens {
                 &format!("an answer without {} and {}", names.0, names.1),
             ));
         };
-        let (now, lives) = (Instant::now(), Duration::from_secs(lives.min(365 * 24 * 3600)));
-        let refresh_in = lives.saturating_sub(EARLY).max(lives.mul_f64(0.9).min(EARLY));
-        Ok(Token {
-            value: value.into(),
-            refresh_at: now + refresh_in.min(lives),
-            ends_at: now + lives,
-        })
+        let lives = Duration::from_secs(lives.min(365 * 24 * 3600));
+        Ok(Token::new(value, lives, lives))
     }
 }
 
@@ -192,6 +272,8 @@ mod tests {
     };
     use super::*;
     use crate::outcome::{Class, Reason};
+    use crate::store::redis_server::RedisServer;
+    use crate::store::testing::store;
 
     fn tokens(bench: &Bench) -> (&Tokens, &Calls) {
         (&bench.app().tokens, &bench.app().calls)
@@ -207,6 +289,7 @@ mod tests {
         let (now, hour) = (Instant::now(), Duration::from_hours(1));
         let token = Token {
             value: value.into(),
+            lives: Duration::from_hours(2),
             refresh_at: now,
             ends_at: if good { now + hour } else { now },
         };
@@ -359,10 +442,10 @@ mod tests {
         let bench = host.bench(&[]);
         let (tokens, calls) = tokens(&bench);
         let first = tokens.get(calls, Turn::default()).await.unwrap();
-        tokens.reject(&first);
+        tokens.reject(&first).await;
         // DingTalk gives the same token again while it lives; it is a token of its own all the same.
         let second = tokens.get(calls, Turn::default()).await.unwrap();
-        tokens.reject(&first);
+        tokens.reject(&first).await;
         assert!(Arc::ptr_eq(&second, &tokens.get(calls, Turn::default()).await.unwrap()));
         assert_eq!(host.asked(ACCESS_TOKEN).len(), 2);
     }
@@ -377,6 +460,7 @@ mod tests {
         let later = Instant::now() + Duration::from_hours(1);
         let token = Token {
             value: "old token".into(),
+            lives: Duration::from_hours(2),
             refresh_at: later,
             ends_at: later,
         };
@@ -461,5 +545,53 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    /// Two workers that share a Redis, and the getter's answers in their order.
+    async fn fleet(host: &Host) -> (RedisServer, [Bench; 2]) {
+        let granted = ["t1", "t2", "t3"].map(|token| ok(&granted(token, &json!(7200))));
+        host.answer(ACCESS_TOKEN, granted);
+        let server = RedisServer::start();
+        let stores = [store(&server.url()).await, store(&server.url()).await];
+        (server, stores.map(|store| host.bench(&[]).sharing(&store)))
+    }
+
+    async fn get(bench: &Bench) -> Arc<Token> {
+        let (tokens, calls) = tokens(bench);
+        tokens.get(calls, Turn::default()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn workers_share_a_token_and_drop_the_one_that_was_refused_and_no_other() {
+        let host = Host::start().await;
+        let (_server, [one, other]) = fleet(&host).await;
+        let refused = [get(&one).await, get(&other).await];
+        assert_eq!((refused[0].expose(), refused[1].expose()), ("t1", "t1"));
+        tokens(&one).0.reject(&refused[0]).await;
+        assert_eq!(get(&one).await.expose(), "t2");
+        tokens(&other).0.reject(&refused[1]).await;
+        assert_eq!(get(&other).await.expose(), "t2");
+        assert_eq!(host.asked(ACCESS_TOKEN).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_that_is_still_shared_is_not_taken_again() {
+        let host = Host::start().await;
+        let (server, [one, _]) = fleet(&host).await;
+        let refused = get(&one).await;
+        tokens(&one).0.reject(&refused).await;
+        let key = &tokens(&one).0.shared_key;
+        server.ask(&["SET", key, "7200 t1", "PX", "7000000"]);
+        assert_eq!(get(&one).await.expose(), "t2");
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_died_over_its_fetch_is_not_waited_for_long() {
+        let host = Host::start().await;
+        let (server, [one, other]) = fleet(&host).await;
+        let key = &tokens(&one).0.lease_key;
+        server.ask(&["SET", key, "somebody who died", "PX", "600000"]);
+        assert_eq!((get(&one).await.expose(), get(&other).await.expose()), ("t1", "t1"));
+        assert_eq!(server.ask(&["GET", key]), ["somebody who died"], "not ours to end");
     }
 }

@@ -3,6 +3,9 @@
 //! Separate because people write one number in many ways, and each must be one look-up. It holds no number longer than
 //! the cache does and shows none whole.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde_json::{Value, json};
 
 use super::App;
@@ -14,6 +17,22 @@ use crate::outcome::{Class, Reason};
 /// Why nobody is behind a number; remembered for minutes.
 #[derive(Debug, Clone)]
 pub(super) struct Nobody(Failure);
+
+impl fmt::Display for Nobody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0.reason, self.0.detail)
+    }
+}
+
+impl FromStr for Nobody {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (reason, detail) = text.split_once(' ').ok_or(())?;
+        let reason = Reason::parse(reason).ok_or(())?;
+        Ok(Self(Failure::new(reason, Class::Recipient, detail)))
+    }
+}
 
 impl App {
     /// The user ID of `mobile`, in any usual notation.
@@ -41,8 +60,8 @@ impl App {
     }
 
     /// A send said that this user is gone: whatever mobile led there is looked up anew.
-    pub fn forget_user(&self, user_id: &str) {
-        self.users.forget(user_id);
+    pub async fn forget_user(&self, user_id: &str) {
+        self.users.forget(user_id).await;
     }
 
     async fn look_up(&self, mobile: &str, turn: Turn) -> Result<String, Failure> {
@@ -342,9 +361,9 @@ mod tests {
         let bench = host.bench(&[]);
         let app = bench.app();
         assert_eq!(app.user_id(MOBILE, Turn::default()).await.unwrap(), "old");
-        app.forget_user("somebody else");
+        app.forget_user("somebody else").await;
         assert_eq!(app.user_id(MOBILE, Turn::default()).await.unwrap(), "old");
-        app.forget_user("old");
+        app.forget_user("old").await;
         assert_eq!(app.user_id(MOBILE, Turn::default()).await.unwrap(), "new");
     }
 
@@ -371,5 +390,17 @@ mod tests {
             let shown = format!("{failure:?} {failure}");
             assert!(!shown.contains(TOKEN) && !shown.contains(MOBILE), "{shown}");
         }
+    }
+
+    #[test]
+    fn why_there_is_nobody_reads_as_it_was_written() {
+        let failure = Failure::new(
+            Reason::UserNotFound,
+            Class::Recipient,
+            "getbymobile: 150****1231: nobody",
+        );
+        let read: Nobody = Nobody(failure.clone()).to_string().parse().unwrap();
+        assert_eq!(read.0, failure);
+        assert!("no_such_reason x".parse::<Nobody>().is_err());
     }
 }

@@ -70,6 +70,7 @@ impl Worker {
         names: Names,
         dingtalk: DingTalk,
         publisher: Publisher,
+        ledger: Ledger,
         metrics: Arc<Metrics>,
         health: &Arc<Health>,
     ) -> Self {
@@ -79,7 +80,7 @@ impl Worker {
             names,
             dingtalk,
             publisher,
-            ledger: Ledger::new(&config.ledger),
+            ledger,
             holds: Holds::new(&config, &apps, &metrics, health),
             metrics,
             config,

@@ -27,17 +27,12 @@ pub(super) async fn resolve(attempt: &Attempt<'_>, slice: Slice, progress: &mut 
     let looked_up = join_all(slice.open().iter().map(|position| space(attempt, *position))).await;
     let looked_up: Vec<_> = slice.open().iter().copied().zip(looked_up).collect();
     let mut slice = slice;
-    let (mut spaces, mut unknown) = (Vec::new(), Vec::new());
+    let (mut found, mut unknown) = (Vec::new(), Vec::new());
     let mut failed: Vec<(Reason, usize)> = Vec::new();
     for (position, result) in looked_up {
         match result {
             Ok(space) if !attempt.claim_space(&space) => progress.finish(Outcome::Duplicate, Reason::None),
-            Ok(space) if attempt.worker.ledger.is_finished(attempt.recipient_key(&space)).await => {
-                progress.finish(Outcome::Duplicate, Reason::None);
-                // Somebody of this slice has its card, so it exists and the others get that one.
-                slice.card = Card::Shown;
-            }
-            Ok(space) => spaces.push((position, space)),
+            Ok(space) => found.push((position, space)),
             Err(failure) if failure.class == Class::Recipient => {
                 progress.note(&failure);
                 failed.push((failure.reason, position));
@@ -46,6 +41,17 @@ pub(super) async fn resolve(attempt: &Attempt<'_>, slice: Slice, progress: &mut 
                 unknown.push(position);
                 progress.trouble(failure);
             }
+        }
+    }
+    let keys: Vec<_> = found.iter().map(|(_, space)| attempt.recipient_key(space)).collect();
+    let mut spaces = Vec::new();
+    for (finished, recipient) in attempt.worker.ledger.are_finished(&keys).await.into_iter().zip(found) {
+        if finished {
+            progress.finish(Outcome::Duplicate, Reason::None);
+            // Somebody of this slice has its card, so it exists and the others get that one.
+            slice.card = Card::Shown;
+        } else {
+            spaces.push(recipient);
         }
     }
     for (reason, position) in failed {

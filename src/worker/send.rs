@@ -134,12 +134,12 @@ impl Call<'_> {
         progress: &mut Progress,
     ) {
         slice.card = Card::Shown;
-        let mut open = Vec::new();
+        let (mut open, mut reached) = (Vec::new(), Vec::new());
         for ((position, space), result) in batch.drain(..).zip(results) {
             match result {
-                Ok(_) => self.delivered(&space, Outcome::Delivered, Reason::None, progress).await,
+                Ok(_) => reached.push((position, space)),
                 Err(failure) if matches!(failure.class, Class::Recipient | Class::Permanent) => {
-                    self.forget(&space, &failure);
+                    self.forget(&space, &failure).await;
                     progress.note(&failure);
                     progress.fail(failure.reason, slice, &[position]);
                 }
@@ -149,6 +149,8 @@ impl Call<'_> {
                 }
             }
         }
+        self.delivered(&reached, Outcome::Delivered, Reason::None, progress)
+            .await;
         *batch = open;
     }
 
@@ -161,18 +163,25 @@ impl Call<'_> {
         } else {
             (Outcome::Delivered, Reason::Unconfirmed)
         };
-        for (_, space) in batch.drain(..) {
-            self.delivered(&space, outcome, reason, progress).await;
-        }
+        self.delivered(batch, outcome, reason, progress).await;
+        batch.clear();
     }
 
-    async fn delivered(&self, space: &Space, outcome: Outcome, reason: Reason, progress: &mut Progress) {
-        self.attempt
-            .worker
-            .ledger
-            .finish(self.attempt.recipient_key(space))
-            .await;
-        progress.finish(outcome, reason);
+    async fn delivered(
+        &self,
+        recipients: &[(usize, Space)],
+        outcome: Outcome,
+        reason: Reason,
+        progress: &mut Progress,
+    ) {
+        let keys: Vec<_> = recipients
+            .iter()
+            .map(|(_, space)| self.attempt.recipient_key(space))
+            .collect();
+        self.attempt.worker.ledger.finish(&keys).await;
+        for _ in recipients {
+            progress.finish(outcome, reason);
+        }
     }
 
     /// The call as a whole was refused, or its answer was lost.
@@ -191,10 +200,9 @@ impl Call<'_> {
                 Next::Leave
             }
             Class::Unknown if self.counts_as_delivered(slice, &failure) => {
-                for (_, space) in batch.drain(..) {
-                    self.delivered(&space, Outcome::Delivered, Reason::Unconfirmed, progress)
-                        .await;
-                }
+                self.delivered(batch, Outcome::Delivered, Reason::Unconfirmed, progress)
+                    .await;
+                batch.clear();
                 Next::Leave
             }
             Class::Transient | Class::Unknown => {
@@ -218,7 +226,7 @@ impl Call<'_> {
                     return slice.halves().map_or(Next::Singly, Next::Halves);
                 }
                 for (_, space) in batch.drain(..) {
-                    self.forget(&space, &failure);
+                    self.forget(&space, &failure).await;
                 }
                 progress.note(&failure);
                 progress.fail(failure.reason, slice, &positions);
@@ -235,9 +243,9 @@ impl Call<'_> {
     }
 
     /// A user whom a send does not find was looked up from a mobile that now leads elsewhere, or nowhere.
-    fn forget(&self, space: &Space, failure: &Failure) {
+    async fn forget(&self, space: &Space, failure: &Failure) {
         if let (Space::User(id), Reason::UserNotFound | Reason::UserDisabled) = (space, failure.reason) {
-            self.attempt.order.app.forget_user(id);
+            self.attempt.order.app.forget_user(id).await;
         }
     }
 }

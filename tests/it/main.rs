@@ -22,4 +22,6 @@ mod failures;
 mod http;
 mod process;
 mod producers;
+mod redis;
+mod redis_server;
 mod stand;
