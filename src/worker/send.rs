@@ -149,7 +149,7 @@ impl Call<'_> {
                 }
             }
         }
-        self.delivered(&reached, Outcome::Delivered, Reason::None, progress)
+        self.conclude(&reached, Outcome::Delivered, Reason::None, progress)
             .await;
         *batch = open;
     }
@@ -163,22 +163,19 @@ impl Call<'_> {
         } else {
             (Outcome::Delivered, Reason::Unconfirmed)
         };
-        self.delivered(batch, outcome, reason, progress).await;
+        self.conclude(batch, outcome, reason, progress).await;
         batch.clear();
     }
 
-    async fn delivered(
-        &self,
-        recipients: &[(usize, Space)],
-        outcome: Outcome,
-        reason: Reason,
-        progress: &mut Progress,
-    ) {
-        let keys: Vec<_> = recipients
-            .iter()
-            .map(|(_, space)| self.attempt.recipient_key(space))
-            .collect();
-        self.attempt.worker.ledger.finish(&keys).await;
+    async fn conclude(&self, recipients: &[(usize, Space)], outcome: Outcome, reason: Reason, progress: &mut Progress) {
+        // Of a duplicate only the other copy knows whether it has arrived, and it may still have to deliver it.
+        if outcome == Outcome::Delivered {
+            let keys: Vec<_> = recipients
+                .iter()
+                .map(|(_, space)| self.attempt.recipient_key(space))
+                .collect();
+            self.attempt.worker.ledger.finish(&keys).await;
+        }
         for _ in recipients {
             progress.finish(outcome, reason);
         }
@@ -200,7 +197,7 @@ impl Call<'_> {
                 Next::Leave
             }
             Class::Unknown if self.counts_as_delivered(slice, &failure) => {
-                self.delivered(batch, Outcome::Delivered, Reason::Unconfirmed, progress)
+                self.conclude(batch, Outcome::Delivered, Reason::Unconfirmed, progress)
                     .await;
                 batch.clear();
                 Next::Leave
