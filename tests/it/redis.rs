@@ -105,7 +105,7 @@ fn what_one_worker_looked_up_the_next_one_knows_and_what_it_keeps_there_names_no
 #[test]
 fn ten_thousand_jobs_to_a_thousand_mobiles_cost_four_workers_about_a_thousand_look_ups() {
     let server = RedisServer::start();
-    let stand = sharing(&server);
+    let stand = sharing(&server).with("AMQP__PREFETCH", "16");
     let workers = [stand.worker(), stand.worker(), stand.worker(), stand.worker()];
     let job = |n| json!({"to": [{"mobile": format!("1501234{:04}", n % 1000 + 5000)}]});
     stand.publish_lines((0..10_000).map(job));
