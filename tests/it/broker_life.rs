@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::broker::Broker;
 use crate::delivery::single_jobs;
+use crate::producers::dead_letters;
 use crate::stand::{PATIENCE, Stand, shared_broker, wait_until};
 
 #[test]
@@ -119,4 +120,44 @@ fn where_the_worker_may_not_declare_it_waits_unready_until_the_topology_is_there
     let declaring = Stand::new().with("AMQP__NAMESPACE", &stand.namespace);
     assert!(declaring.run(&["topology"], "").status.success());
     worker.wait_for_line("consuming");
+}
+
+#[test]
+fn a_message_that_ends_every_worker_is_dead_after_five_and_takes_no_other_with_it() {
+    let stand = Stand::new().with_second_app().with("AMQP__PREFETCH", "16");
+    // The killer's call never ends, and each worker that is in it is killed.
+    stand.faults(&json!([{"kind": "latency", "ms": 600_000, "app": "dingsandbox2"}]));
+    stand.publish(&[
+        "--id",
+        "killer",
+        "--app",
+        "sales",
+        "--template",
+        "t",
+        "--user-id",
+        "killer",
+    ]);
+    stand.publish_lines(single_jobs(0, 100));
+    for _ in 0..5 {
+        let mut worker = stand.worker();
+        wait_until("the killer alone is in work", || {
+            let others = stand.calls()["deliveries"]["recipients"] == json!(100);
+            (others && worker.metric("dingcard_jobs_in_flight", &[]) == 1.0).then_some(())
+        });
+        worker.process.kill();
+        worker.process.wait(PATIENCE).unwrap();
+    }
+    let worker = stand.worker();
+    worker.wait_for_jobs("dead", 1);
+    let letters = dead_letters(&stand, 1);
+    assert_eq!(
+        (
+            letters[0].message_id.as_str(),
+            letters[0].header("dingcard-reason").as_str()
+        ),
+        ("killer", "delivery_limit")
+    );
+    assert_eq!(letters[0].header("dingcard-queue"), stand.queue("jobs.sales"));
+    assert_eq!(worker.metric("dingcard_dead_letters_total", &[]), 1.0);
+    assert_eq!(stand.calls()["deliveries"]["total"], json!(100));
 }
