@@ -363,7 +363,7 @@ impl Schema {
         siblings
             .keys()
             .min_by_key(distance)
-            .filter(|k| distance(k) <= 1 + k.len() / 3)
+            .filter(|k| distance(k) <= k.len().max(wrong.len()) / 3)
             .map(String::as_str)
     }
 

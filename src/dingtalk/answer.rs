@@ -123,8 +123,10 @@ fn refusal(endpoint: Endpoint, answer: &Answer<'_>, now: Timestamp) -> Result<Ma
         let html = text
             .trim_start_matches(['\u{feff}', ' ', '\r', '\n', '\t'])
             .starts_with('<');
-        // The ban page has no documented status (section 7), but a gateway's own 5xx page is none.
-        if html && (status < 500 || text.contains("punish")) {
+        // The ban page has no documented status (section 7), but a gateway's own 5xx page is none, nor a redirect or a
+        // proxy's question on the way there.
+        let on_the_way = (300..400).contains(&status) || status == 407;
+        if html && !on_the_way && (status < 500 || text.contains("punish")) {
             return Err(fail(
                 Reason::IpBanned,
                 Hold,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::App;
 use super::answer::{truth, undelivered, unreadable};
-use super::client::{Endpoint, Request};
+use super::client::{Endpoint, Request, Turn};
 use super::error::Failure;
 use crate::config::CardApi;
 use crate::outcome::{Class, Reason};
@@ -63,33 +63,33 @@ impl Space {
 impl App {
     /// One call that makes `card` and shows it to all of `to`: createAndDeliver; or interactiveCards/send, which takes users
     /// or one group. Gives one result a space; an error concerns all.
-    pub async fn send(&self, card: &Card<'_>, to: &[Space], urgent: bool) -> Result<PerSpace, Failure> {
+    pub async fn send(&self, card: &Card<'_>, to: &[Space], turn: Turn) -> Result<PerSpace, Failure> {
         match self.settings.card_api {
             CardApi::Instances => {
                 let mut body = self.spaces(to)?;
                 body.extend(space_models(to));
                 body.insert("cardTemplateId".to_owned(), json!(card.template));
                 body.insert("cardData".to_owned(), json!({"cardParamMap": card.params}));
-                self.call_instances(Endpoint::CreateAndDeliver, body, card, to, urgent)
+                self.call_instances(Endpoint::CreateAndDeliver, body, card, to, turn)
                     .await
             }
-            CardApi::Interactive => self.send_interactive(card, to, urgent).await,
+            CardApi::Interactive => self.send_interactive(card, to, turn).await,
         }
     }
 
     /// Shows a card that exists to spaces that have missed it. It repeats where it is repeated.
-    pub async fn deliver(&self, card: &Card<'_>, to: &[Space], urgent: bool) -> Result<PerSpace, Failure> {
+    pub async fn deliver(&self, card: &Card<'_>, to: &[Space], turn: Turn) -> Result<PerSpace, Failure> {
         match self.settings.card_api {
             CardApi::Instances => {
                 let body = self.spaces(to)?;
-                self.call_instances(Endpoint::Deliver, body, card, to, urgent).await
+                self.call_instances(Endpoint::Deliver, body, card, to, turn).await
             }
-            CardApi::Interactive => self.send_interactive(card, to, urgent).await,
+            CardApi::Interactive => self.send_interactive(card, to, turn).await,
         }
     }
 
     /// Gives a card that exists new parameters; those not named stay. Repeating it is harmless.
-    pub async fn update(&self, card_id: &str, params: &BTreeMap<String, String>, urgent: bool) -> Result<(), Failure> {
+    pub async fn update(&self, card_id: &str, params: &BTreeMap<String, String>, turn: Turn) -> Result<(), Failure> {
         let (endpoint, options) = match self.settings.card_api {
             CardApi::Instances => (Endpoint::UpdateInstances, "cardUpdateOptions"),
             CardApi::Interactive => (Endpoint::InteractiveUpdate, "cardOptions"),
@@ -105,7 +105,7 @@ impl App {
                 endpoint,
                 Request {
                     body: Some(&body),
-                    urgent,
+                    turn,
                     ..Request::default()
                 },
             )
@@ -158,7 +158,7 @@ impl App {
         mut body: Map<String, Value>,
         card: &Card<'_>,
         to: &[Space],
-        urgent: bool,
+        turn: Turn,
     ) -> Result<PerSpace, Failure> {
         body.insert("outTrackId".to_owned(), json!(card.out_track_id));
         let body = Value::Object(body);
@@ -167,7 +167,7 @@ impl App {
                 endpoint,
                 Request {
                     body: Some(&body),
-                    urgent,
+                    turn,
                     ..Request::default()
                 },
             )
@@ -191,7 +191,7 @@ impl App {
             .collect())
     }
 
-    async fn send_interactive(&self, card: &Card<'_>, to: &[Space], urgent: bool) -> Result<PerSpace, Failure> {
+    async fn send_interactive(&self, card: &Card<'_>, to: &[Space], turn: Turn) -> Result<PerSpace, Failure> {
         let endpoint = Endpoint::InteractiveSend;
         if to.len() > 1 && to.iter().any(Space::is_group) {
             let detail = format!("{endpoint}: a group needs a call of its own");
@@ -220,7 +220,7 @@ impl App {
                 endpoint,
                 Request {
                     body: Some(&body),
-                    urgent,
+                    turn,
                     ..Request::default()
                 },
             )
@@ -334,15 +334,15 @@ mod tests {
     }
 
     async fn send(bench: &Bench, to: &[Space]) -> Result<PerSpace, Failure> {
-        bench.app().send(&card(&params()), to, false).await
+        bench.app().send(&card(&params()), to, Turn::default()).await
     }
 
     async fn deliver(bench: &Bench, to: &[Space]) -> Result<PerSpace, Failure> {
-        bench.app().deliver(&card(&params()), to, false).await
+        bench.app().deliver(&card(&params()), to, Turn::default()).await
     }
 
     async fn update(bench: &Bench) -> Result<(), Failure> {
-        bench.app().update("job-42-u1", &params(), false).await
+        bench.app().update("job-42-u1", &params(), Turn::default()).await
     }
 
     fn shown(kind: &str, id: &str, carrier: &str) -> Value {

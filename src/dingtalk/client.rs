@@ -112,13 +112,22 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// Whose turn a call waits for, and how long.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Turn {
+    /// Before all calls of the app that are not.
+    pub urgent: bool,
+    /// The wait for a permit ends here; the call itself is bounded by `dingtalk.timeout`.
+    pub until: Option<Instant>,
+}
+
 /// What a call carries.
 #[derive(Default)]
 pub(super) struct Request<'a> {
     pub(super) token: Option<&'a str>,
     pub(super) query: &'a [(&'a str, &'a str)],
     pub(super) body: Option<&'a Value>,
-    pub(super) urgent: bool,
+    pub(super) turn: Turn,
     /// What may not show in a detail.
     pub(super) hide: &'a [&'a str],
 }
@@ -246,7 +255,7 @@ impl Calls {
         self.http.ban().map_or(Ok(()), Err)?;
         let limiter = self.limiters.get(&endpoint);
         if let Some(limiter) = limiter {
-            self.turn(limiter, request.urgent).await;
+            self.permit(limiter, request.turn).await?;
         }
         self.http.ban().map_or(Ok(()), Err)?;
         let begun = Instant::now();
@@ -277,12 +286,24 @@ impl Calls {
         answer
     }
 
-    /// Waits for the turn of a call, and tells the pace at which the app has come by then.
-    async fn turn(&self, limiter: &Limiter, urgent: bool) {
+    /// Waits for a permit, and tells the pace at which the app has come by then. Nothing is sent where it does not come in
+    /// time, and that is throttling: the job got no chance.
+    async fn permit(&self, limiter: &Limiter, turn: Turn) -> Result<(), Failure> {
         let begun = Instant::now();
-        limiter.acquire(urgent).await;
+        let permit = limiter.acquire(turn.urgent);
+        let in_time = if let Some(until) = turn.until {
+            tokio::time::timeout_at(until, permit).await.is_ok()
+        } else {
+            permit.await;
+            true
+        };
         self.http.metrics.rate_limit_wait(&self.app, begun.elapsed());
         self.http.metrics.rate_limit(&self.app, self.pace());
+        let detail = "no permit within the attempt's time: more jobs are in work than rate_per_second serves, or DingTalk \
+                      throttles (lower amqp.prefetch)";
+        in_time
+            .then_some(())
+            .ok_or_else(|| Failure::new(Reason::Deadline, Class::Throttle, detail))
     }
 
     /// Calls a second of the app's slowest endpoint; 0 is no limit.
@@ -371,7 +392,7 @@ mod tests {
             token: Some(TOKEN),
             query: &[("appsecret", SECRET)],
             body: Some(&body),
-            urgent: false,
+            turn: Turn::default(),
             hide: &[MOBILE, SECRET],
         };
         calls.call(endpoint, &request).await
@@ -600,13 +621,13 @@ mod tests {
         );
         let shown = || bench.metric(r#"dingcard_rate_limit_per_second{app="default"}"#);
         slowed.throttled(None);
-        calls.turn(other, false).await;
+        calls.permit(other, Turn::default()).await.unwrap();
         assert_eq!(shown(), 12.0);
         tokio::time::advance(Duration::from_mins(1)).await;
-        calls.turn(other, false).await;
+        calls.permit(other, Turn::default()).await.unwrap();
         assert_eq!(shown(), 13.0);
         tokio::time::advance(Duration::from_hours(1)).await;
-        calls.turn(slowed, false).await;
+        calls.permit(slowed, Turn::default()).await.unwrap();
         assert_eq!(shown(), 16.0);
     }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 pub use self::cards::{Card, Delivered, Space};
+pub use self::client::Turn;
 use self::client::{Calls, Endpoint, Http, Request};
 pub use self::error::Failure;
 use self::token::Tokens;
@@ -74,7 +75,7 @@ impl DingTalk {
 impl App {
     /// A call with the app's token. A refused one is fetched anew once; refused again, it holds the app.
     async fn authorised(&self, endpoint: Endpoint, request: Request<'_>) -> Result<Map<String, Value>, Failure> {
-        let token = self.tokens.get(&self.calls, request.urgent).await?;
+        let token = self.tokens.get(&self.calls, request.turn).await?;
         let again = Request {
             token: Some(token.expose()),
             ..request
@@ -84,7 +85,7 @@ impl App {
             return answer;
         }
         self.tokens.reject(&token);
-        let token = self.tokens.get(&self.calls, request.urgent).await?;
+        let token = self.tokens.get(&self.calls, request.turn).await?;
         let again = Request {
             token: Some(token.expose()),
             ..request

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::answer::unreadable;
-use super::client::{Calls, Endpoint, Request};
+use super::client::{Calls, Endpoint, Request, Turn};
 use super::error::Failure;
 use crate::config::{self, ExposeSecret as _, SecretString, TokenApi};
 use crate::metrics::Metrics;
@@ -74,7 +74,7 @@ impl Tokens {
     }
 
     /// The token, fetched where there is none or it is about to end. A failure to refresh one that is still good is none.
-    pub(super) async fn get(&self, calls: &Calls, urgent: bool) -> Result<Arc<Token>, Failure> {
+    pub(super) async fn get(&self, calls: &Calls, turn: Turn) -> Result<Arc<Token>, Failure> {
         if let Some(token) = self.fresh() {
             return Ok(token);
         }
@@ -94,7 +94,7 @@ impl Tokens {
         let fetched = if let Some(failure) = recent {
             Err(failure)
         } else {
-            let fetched = self.fetch(calls, urgent).await;
+            let fetched = self.fetch(calls, turn).await;
             self.metrics
                 .token_refresh(&self.app, fetched.as_ref().err().map(|f| f.class));
             fetched
@@ -123,7 +123,7 @@ impl Tokens {
         }
     }
 
-    async fn fetch(&self, calls: &Calls, urgent: bool) -> Result<Token, Failure> {
+    async fn fetch(&self, calls: &Calls, turn: Turn) -> Result<Token, Failure> {
         let (key, secret) = (self.key.as_str(), self.secret.expose_secret());
         let hide = [secret];
         let (endpoint, names, answer) = match self.api {
@@ -131,7 +131,7 @@ impl Tokens {
                 let body = json!({"appKey": key, "appSecret": secret});
                 let request = Request {
                     body: Some(&body),
-                    urgent,
+                    turn,
                     hide: &hide,
                     ..Request::default()
                 };
@@ -146,7 +146,7 @@ impl Tokens {
                 let query = [("appkey", key), ("appsecret", secret)];
                 let request = Request {
                     query: &query,
-                    urgent,
+                    turn,
                     hide: &hide,
                     ..Request::default()
                 };
@@ -224,7 +224,7 @@ mod tests {
         let host = Host::start().await;
         let bench = host.bench(&[("dingtalk.oapi_url", &nobody())]);
         let (tokens, calls) = tokens(&bench);
-        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), TOKEN);
+        assert_eq!(tokens.get(calls, Turn::default()).await.unwrap().expose(), TOKEN);
         let asked = host.only(ACCESS_TOKEN);
         assert_eq!(asked.query, "");
         assert_eq!(asked.header("content-type"), Some("application/json"));
@@ -243,7 +243,7 @@ mod tests {
         ];
         let bench = host.bench(&settings);
         let (tokens, calls) = tokens(&bench);
-        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), TOKEN);
+        assert_eq!(tokens.get(calls, Turn::default()).await.unwrap().expose(), TOKEN);
         let asked = host.only(GET_TOKEN);
         assert_eq!(asked.query, format!("appkey={KEY}&appsecret=s%2Be%26c%3Dr+t"));
         assert!(asked.body.is_empty());
@@ -255,10 +255,10 @@ mod tests {
         let host = Host::start().await;
         let bench = host.bench(&[]);
         let (tokens, calls) = tokens(&bench);
-        for got in join_all((0..100).map(|_| tokens.get(calls, false))).await {
+        for got in join_all((0..100).map(|_| tokens.get(calls, Turn::default()))).await {
             assert_eq!(got.unwrap().expose(), TOKEN);
         }
-        tokens.get(calls, true).await.unwrap();
+        tokens.get(calls, Turn::default()).await.unwrap();
         host.only(ACCESS_TOKEN);
     }
 
@@ -269,7 +269,7 @@ mod tests {
         host.answer(ACCESS_TOKEN, [canned(400, &refusal), ok(&granted(TOKEN, &json!(7200)))]);
         let bench = host.bench(&[]);
         let (tokens, calls) = tokens(&bench);
-        for got in join_all((0..100).map(|_| tokens.get(calls, false))).await {
+        for got in join_all((0..100).map(|_| tokens.get(calls, Turn::default()))).await {
             let failure = got.unwrap_err();
             assert_eq!((failure.reason, failure.class), (Reason::BadCredentials, Class::Hold));
         }
@@ -277,12 +277,12 @@ mod tests {
         let failure = tokens.fetching.lock().await.take().unwrap().1;
         let set = async |at| *tokens.fetching.lock().await = Some((at, failure.clone()));
         set(Instant::now() + Duration::from_hours(1)).await;
-        assert_eq!(tokens.get(calls, true).await.unwrap_err(), failure);
+        assert_eq!(tokens.get(calls, Turn::default()).await.unwrap_err(), failure);
         host.only(ACCESS_TOKEN);
         assert_eq!((refreshes(&bench, "hold"), refreshes(&bench, "ok")), (1.0, 0.0));
 
         set(Instant::now().checked_sub(PAUSE).unwrap()).await;
-        tokens.get(calls, false).await.unwrap();
+        tokens.get(calls, Turn::default()).await.unwrap();
         assert_eq!(host.asked(ACCESS_TOKEN).len(), 2);
         assert_eq!(refreshes(&bench, "ok"), 1.0);
     }
@@ -294,10 +294,10 @@ mod tests {
         let bench = host.bench(&[]);
         let (tokens, calls) = tokens(&bench);
         hold_old(tokens, "still good", true);
-        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), "still good");
+        assert_eq!(tokens.get(calls, Turn::default()).await.unwrap().expose(), "still good");
         assert_eq!(refreshes(&bench, "transient"), 1.0);
         hold_old(tokens, "ended", false);
-        let failure = tokens.get(calls, false).await.unwrap_err();
+        let failure = tokens.get(calls, Turn::default()).await.unwrap_err();
         assert_eq!((failure.reason, failure.class), (Reason::ServerError, Class::Transient));
     }
 
@@ -307,7 +307,7 @@ mod tests {
         let (tokens, calls) = tokens(&bench);
         hold_old(tokens, "still good", true);
         let _somebody_fetches = tokens.fetching.lock().await;
-        assert_eq!(tokens.get(calls, false).await.unwrap().expose(), "still good");
+        assert_eq!(tokens.get(calls, Turn::default()).await.unwrap().expose(), "still good");
     }
 
     #[tokio::test]
@@ -317,13 +317,16 @@ mod tests {
         let (tokens, calls) = tokens(&bench);
         for (lives, early) in [(7200, 300), (3600, 300), (400, 100), (300, 30), (100, 10)] {
             host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!(lives)))]);
-            let token = tokens.fetch(calls, false).await.unwrap();
+            let token = tokens.fetch(calls, Turn::default()).await.unwrap();
             assert_eq!(token.ends_at - token.refresh_at, Duration::from_secs(early), "{lives}");
         }
         host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!("7200")))]);
-        assert!(tokens.fetch(calls, false).await.is_ok(), "a number as a string");
+        assert!(
+            tokens.fetch(calls, Turn::default()).await.is_ok(),
+            "a number as a string"
+        );
         host.answer(ACCESS_TOKEN, [ok(&granted(TOKEN, &json!(u64::MAX)))]);
-        assert!(tokens.fetch(calls, false).await.is_ok(), "no overflow");
+        assert!(tokens.fetch(calls, Turn::default()).await.is_ok(), "no overflow");
     }
 
     #[tokio::test]
@@ -340,7 +343,7 @@ mod tests {
             json!({"accessToken": 5, "expireIn": 7200}),
         ] {
             host.answer(ACCESS_TOKEN, [ok(&body)]);
-            let failure = tokens.fetch(calls, false).await.unwrap_err();
+            let failure = tokens.fetch(calls, Turn::default()).await.unwrap_err();
             assert_eq!(
                 (failure.reason, failure.class),
                 (Reason::BadResponse, Class::Transient),
@@ -355,12 +358,12 @@ mod tests {
         let host = Host::start().await;
         let bench = host.bench(&[]);
         let (tokens, calls) = tokens(&bench);
-        let first = tokens.get(calls, false).await.unwrap();
+        let first = tokens.get(calls, Turn::default()).await.unwrap();
         tokens.reject(&first);
         // DingTalk gives the same token again while it lives; it is a token of its own all the same.
-        let second = tokens.get(calls, false).await.unwrap();
+        let second = tokens.get(calls, Turn::default()).await.unwrap();
         tokens.reject(&first);
-        assert!(Arc::ptr_eq(&second, &tokens.get(calls, false).await.unwrap()));
+        assert!(Arc::ptr_eq(&second, &tokens.get(calls, Turn::default()).await.unwrap()));
         assert_eq!(host.asked(ACCESS_TOKEN).len(), 2);
     }
 
@@ -379,7 +382,7 @@ mod tests {
         };
         *bench.app().tokens.current.write().unwrap() = Some(Arc::new(token));
         let params = std::collections::BTreeMap::new();
-        let all = join_all((0..20).map(|_| bench.app().update("card", &params, false))).await;
+        let all = join_all((0..20).map(|_| bench.app().update("card", &params, Turn::default()))).await;
         assert!(all.iter().all(Result::is_ok), "{all:?}");
         host.only(ACCESS_TOKEN);
         let sent = host.asked(UPDATE_INSTANCES);
@@ -397,7 +400,7 @@ mod tests {
         let refusal = json!({"errcode": 88, "sub_code": "40014", "errmsg": format!("bad {TOKEN} of {MOBILE}")});
         host.answer(GET_BY_MOBILE, [ok(&refusal)]);
         let bench = host.bench(&[]);
-        let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+        let failure = bench.app().user_id(MOBILE, Turn::default()).await.unwrap_err();
         assert_eq!((failure.reason, failure.class), (Reason::TokenRejected, Class::Hold));
         assert_eq!(
             (host.asked(GET_BY_MOBILE).len(), host.asked(ACCESS_TOKEN).len()),
@@ -411,7 +414,7 @@ mod tests {
         assert_eq!(calls("auth"), 2.0);
 
         host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": 0, "result": {"userid": "u"}}))]);
-        bench.app().user_id(MOBILE, false).await.unwrap();
+        bench.app().user_id(MOBILE, Turn::default()).await.unwrap();
         assert_eq!(host.asked(ACCESS_TOKEN).len(), 3, "the refused token is not used again");
     }
 
@@ -421,7 +424,7 @@ mod tests {
         host.answer(CREATE_AND_DELIVER, [canned(500, &json!({"code": "systemBusy"}))]);
         host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": 88, "sub_code": "60011"}))]);
         let bench = host.bench(&[]);
-        bench.app().user_id(MOBILE, false).await.unwrap_err();
+        bench.app().user_id(MOBILE, Turn::default()).await.unwrap_err();
         let params = std::collections::BTreeMap::new();
         let card = super::super::Card {
             out_track_id: "card",
@@ -429,7 +432,7 @@ mod tests {
             params: &params,
         };
         let to = [super::super::Space::User("u1".into())];
-        bench.app().send(&card, &to, false).await.unwrap_err();
+        bench.app().send(&card, &to, Turn::default()).await.unwrap_err();
         host.only(GET_BY_MOBILE);
         host.only(CREATE_AND_DELIVER);
         host.only(ACCESS_TOKEN);
@@ -443,7 +446,7 @@ mod tests {
         ];
         let bench = Bench::new(&settings);
         let (tokens, calls) = tokens(&bench);
-        let failure = tokens.get(calls, false).await.unwrap_err();
+        let failure = tokens.get(calls, Turn::default()).await.unwrap_err();
         assert_eq!((failure.reason, failure.class), (Reason::Network, Class::Transient));
         hold_old(tokens, TOKEN, true);
         let token = tokens.current().unwrap();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::answer::{is_zero, unreadable};
-use super::client::{Endpoint, Request};
+use super::client::{Endpoint, Request, Turn};
 use super::error::Failure;
 use crate::outcome::{Class, Reason};
 
@@ -17,7 +17,7 @@ pub(super) struct Nobody(Failure);
 
 impl App {
     /// The user ID of `mobile`, in any usual notation.
-    pub async fn user_id(&self, mobile: &str, urgent: bool) -> Result<String, Failure> {
+    pub async fn user_id(&self, mobile: &str, turn: Turn) -> Result<String, Failure> {
         let Some(mobile) = normal(mobile) else {
             let detail = format!(
                 "{}: 11 digits are needed, or +CC-number outside mainland China",
@@ -26,7 +26,7 @@ impl App {
             return Err(Failure::new(Reason::MobileInvalid, Class::Recipient, detail));
         };
         let look_up = async {
-            match self.look_up(&mobile, urgent).await {
+            match self.look_up(&mobile, turn).await {
                 Ok(user_id) => Ok(Ok(user_id)),
                 Err(failure) if matches!(failure.reason, Reason::UserNotFound | Reason::MobileInvalid) => {
                     Ok(Err(Nobody(failure)))
@@ -45,14 +45,14 @@ impl App {
         self.users.forget(user_id);
     }
 
-    async fn look_up(&self, mobile: &str, urgent: bool) -> Result<String, Failure> {
+    async fn look_up(&self, mobile: &str, turn: Turn) -> Result<String, Failure> {
         let endpoint = Endpoint::GetByMobile;
         let body = json!({"mobile": mobile});
         let bare = mobile.trim_start_matches('+');
         let joined = bare.replace('-', "");
         let request = Request {
             body: Some(&body),
-            urgent,
+            turn,
             hide: &[mobile, bare, &joined],
             ..Request::default()
         };
@@ -229,7 +229,7 @@ mod tests {
         let host = Host::start().await;
         host.answer(GET_BY_MOBILE, [found("zhangsan")]);
         let bench = host.bench(&[]);
-        let user_id = bench.app().user_id("+86 150-1234-1231", false).await.unwrap();
+        let user_id = bench.app().user_id("+86 150-1234-1231", Turn::default()).await.unwrap();
         assert_eq!(user_id, "zhangsan");
         let asked = host.only(GET_BY_MOBILE);
         assert_eq!(asked.query, format!("access_token={TOKEN}"));
@@ -247,9 +247,9 @@ mod tests {
             .iter()
             .cycle()
             .take(90)
-            .map(|mobile| bench.app().user_id(mobile, false));
+            .map(|mobile| bench.app().user_id(mobile, Turn::default()));
         assert!(join_all(all).await.into_iter().all(|got| got.unwrap() == "zhangsan"));
-        bench.app().user_id(MOBILE, true).await.unwrap();
+        bench.app().user_id(MOBILE, Turn::default()).await.unwrap();
         host.only(GET_BY_MOBILE);
         host.only(ACCESS_TOKEN);
         assert!(cached(&bench, "miss") >= 1.0 && cached(&bench, "hit") >= 1.0);
@@ -263,7 +263,7 @@ mod tests {
             host.answer(GET_BY_MOBILE, [refusal(code)]);
             let bench = host.bench(&[]);
             for _ in 0..3 {
-                let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+                let failure = bench.app().user_id(MOBILE, Turn::default()).await.unwrap_err();
                 assert_eq!((failure.reason, failure.class), (reason, Class::Recipient));
                 assert!(!failure.to_string().contains(MOBILE), "{failure}");
             }
@@ -286,10 +286,10 @@ mod tests {
         host.answer(GET_BY_MOBILE, answers.chain([found("u")]));
         let bench = host.bench(&[]);
         for (_, reason, class) in &failures {
-            let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+            let failure = bench.app().user_id(MOBILE, Turn::default()).await.unwrap_err();
             assert_eq!((failure.reason, failure.class), (*reason, *class));
         }
-        assert_eq!(bench.app().user_id(MOBILE, false).await.unwrap(), "u");
+        assert_eq!(bench.app().user_id(MOBILE, Turn::default()).await.unwrap(), "u");
     }
 
     #[tokio::test]
@@ -305,7 +305,7 @@ mod tests {
         host.answer(GET_BY_MOBILE, broken.iter().map(ok));
         let bench = host.bench(&[]);
         for body in &broken {
-            let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+            let failure = bench.app().user_id(MOBILE, Turn::default()).await.unwrap_err();
             assert_eq!(
                 (failure.reason, failure.class),
                 (Reason::BadResponse, Class::Transient),
@@ -321,7 +321,12 @@ mod tests {
             let host = Host::start().await;
             let result = json!({"userid": user_id, "exclusive_account_userid_list": "[\"a\"]"});
             host.answer(GET_BY_MOBILE, [ok(&json!({"errcode": "0", "result": result}))]);
-            let failure = host.bench(&[]).app().user_id(MOBILE, false).await.unwrap_err();
+            let failure = host
+                .bench(&[])
+                .app()
+                .user_id(MOBILE, Turn::default())
+                .await
+                .unwrap_err();
             assert_eq!(
                 (failure.reason, failure.class),
                 (Reason::UserNotFound, Class::Recipient)
@@ -336,18 +341,18 @@ mod tests {
         host.answer(GET_BY_MOBILE, [found("old"), found("new")]);
         let bench = host.bench(&[]);
         let app = bench.app();
-        assert_eq!(app.user_id(MOBILE, false).await.unwrap(), "old");
+        assert_eq!(app.user_id(MOBILE, Turn::default()).await.unwrap(), "old");
         app.forget_user("somebody else");
-        assert_eq!(app.user_id(MOBILE, false).await.unwrap(), "old");
+        assert_eq!(app.user_id(MOBILE, Turn::default()).await.unwrap(), "old");
         app.forget_user("old");
-        assert_eq!(app.user_id(MOBILE, false).await.unwrap(), "new");
+        assert_eq!(app.user_id(MOBILE, Turn::default()).await.unwrap(), "new");
     }
 
     #[tokio::test]
     async fn what_is_no_number_is_refused_without_asking() {
         let host = Host::start().await;
         let bench = host.bench(&[]);
-        let failure = bench.app().user_id("15012341231x", false).await.unwrap_err();
+        let failure = bench.app().user_id("15012341231x", Turn::default()).await.unwrap_err();
         assert_eq!(
             (failure.reason, failure.class),
             (Reason::MobileInvalid, Class::Recipient)
@@ -361,7 +366,7 @@ mod tests {
         let host = Host::start().await;
         for oapi in [nobody(), rude(After::Closes("")).await.0] {
             let bench = host.bench(&[("dingtalk.oapi_url", &oapi)]);
-            let failure = bench.app().user_id(MOBILE, false).await.unwrap_err();
+            let failure = bench.app().user_id(MOBILE, Turn::default()).await.unwrap_err();
             assert_eq!((failure.reason, failure.class), (Reason::Network, Class::Transient));
             let shown = format!("{failure:?} {failure}");
             assert!(!shown.contains(TOKEN) && !shown.contains(MOBILE), "{shown}");

@@ -97,6 +97,10 @@ impl Holds {
             return Admission::Go;
         };
         let mut pace = app.pace.subscribe();
+        if *pace.borrow_and_update() == Pace::Stopped {
+            // Its own queues are not consumed, but a job of its can come by the suspect queue.
+            return Admission::Later(Reason::Paused);
+        }
         let mut place = None;
         loop {
             let next_probe = {
@@ -186,7 +190,10 @@ impl Holds {
     /// How long a job of an app on hold waits in the broker.
     pub(super) fn wait(&self, name: &str) -> Duration {
         let until = |held: &Held| held.next_probe.saturating_duration_since(Instant::now());
-        let wait = self.apps.get(name).and_then(|app| app.held().as_ref().map(until));
+        let wait = self.apps.get(name).and_then(|app| match *app.pace.borrow() {
+            Pace::Stopped => Some(LAST_PROBE),
+            Pace::Full | Pace::OneByOne => app.held().as_ref().map(until),
+        });
         crate::retry::named_wait(wait.unwrap_or_default().max(Duration::from_secs(1)))
     }
 }
@@ -197,7 +204,8 @@ impl App {
     }
 
     fn set_pace(&self, pace: Pace) {
-        self.pace.send_if_modified(|now| std::mem::replace(now, pace) != pace);
+        self.pace
+            .send_if_modified(|now| *now != Pace::Stopped && std::mem::replace(now, pace) != pace);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each stage gives a value; what is to be done with the broker is decided once, from all of them, and carried out last
 //! (`settle`). A panic in a job is a failure of that job alone.
 
+mod attempt;
 mod drain;
 mod hold;
 mod progress;
@@ -11,31 +12,28 @@ mod send;
 mod settle;
 mod update;
 
-use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
-use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
 
+use self::attempt::Attempt;
 use self::hold::{Admission, Holds};
 use self::progress::Progress;
 use self::settle::Settlement;
 use crate::amqp::{Delivery, Headers, MAX_DELAY, Names, Paces, Publisher, Queue, published_at};
 use crate::config::{self, CardApi, Config, DEFAULT_APP};
-use crate::dingtalk::{App, DingTalk, Failure, Space};
+use crate::dingtalk::{App, DingTalk, Failure};
 use crate::health::Health;
 use crate::job::{Job, Recipient};
 use crate::ledger::{self, Ledger};
 use crate::metrics::Metrics;
 use crate::outcome::{Class, Reason, UNKNOWN_APP};
 use crate::shutdown::Shutdown;
-use crate::slice::{Slice, Slices};
+use crate::slice::Slices;
 
 pub use self::drain::{Left, drain};
 
@@ -63,18 +61,6 @@ struct Order<'a> {
     home: Queue,
     app: &'a App,
     settings: &'a config::App,
-}
-
-/// An order that is worked on, with all that its slices need.
-struct Attempt<'a> {
-    worker: &'a Worker,
-    order: &'a Order<'a>,
-    template: &'a str,
-    /// Whether no worker had this message before.
-    first: bool,
-    deadline: Instant,
-    /// Spaces that this attempt already serves: two mobiles of one user are one user.
-    claimed: Mutex<HashSet<Space>>,
 }
 
 impl Worker {
@@ -151,10 +137,9 @@ impl Worker {
                 progress.trouble(Failure::new(reason, Class::Hold, "the app is on hold; the job waits"));
             }
             admission @ (Admission::Go | Admission::Probe(_)) => {
-                self.attempt(&order, template, delivery.is_first())
-                    .run(&mut progress)
-                    .await;
-                self.learn(order.app_name(), &progress);
+                let attempt = Attempt::new(self, &order, template, delivery.is_first());
+                attempt.run(&mut progress).await;
+                self.learn(&attempt, &progress);
                 drop(admission);
             }
         }
@@ -199,24 +184,13 @@ impl Worker {
         })
     }
 
-    fn attempt<'a>(&'a self, order: &'a Order<'a>, template: &'a str, first: bool) -> Attempt<'a> {
-        let deadline = Instant::now() + self.config.retry.job_deadline;
-        Attempt {
-            worker: self,
-            order,
-            template,
-            first,
-            deadline,
-            claimed: Mutex::default(),
-        }
-    }
-
     /// Whether the app is on hold, as an attempt found it.
-    fn learn(&self, app_name: &str, progress: &Progress) {
+    fn learn(&self, attempt: &Attempt<'_>, progress: &Progress) {
+        let app_name = attempt.order.app_name();
         match &progress.trouble {
             Some(trouble) if trouble.reason.holds() => self.holds.hold(app_name, trouble),
-            Some(_) => {}
-            None => self.holds.release(app_name),
+            _ if attempt.answered.load(Ordering::Relaxed) => self.holds.release(app_name),
+            _ => {}
         }
     }
 
@@ -299,80 +273,6 @@ impl Order<'_> {
         Progress::read(headers, to.len(), || {
             Slices::cut(to.len(), self.settings.recipients_per_call, alone)
         })
-    }
-}
-
-impl Attempt<'_> {
-    /// Serves slice after slice, until all are, or nothing more can be sent.
-    async fn run(&self, progress: &mut Progress) {
-        let mut pending = std::mem::take(&mut progress.open).0;
-        pending.reverse();
-        while let Some(slice) = pending.pop() {
-            if let Some(end) = self.end(progress) {
-                progress.trouble(end);
-                progress.open.0.push(slice);
-                progress.open.0.extend(pending.drain(..).rev());
-                break;
-            }
-            match &self.order.job.update_of {
-                Some(earlier) => update::update(self, earlier, slice, progress).await,
-                None => pending.extend(send::send(self, slice, progress).await.into_iter().rev()),
-            }
-        }
-    }
-
-    /// Why no further slice is begun: the app is on hold, or time is up.
-    fn end(&self, progress: &Progress) -> Option<Failure> {
-        match &progress.trouble {
-            Some(trouble) if trouble.reason.holds() => Some(trouble.clone()),
-            _ if Instant::now() >= self.deadline => Some(Failure::new(
-                Reason::Deadline,
-                Class::Transient,
-                "the attempt's time was up (retry.job_deadline)",
-            )),
-            _ => None,
-        }
-    }
-
-    /// Takes `space` for one position; `false` where another position of this job has it.
-    fn claim_space(&self, space: &Space) -> bool {
-        self.claimed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(space.clone())
-    }
-
-    fn release_space(&self, space: &Space) {
-        self.claimed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(space);
-    }
-
-    /// The ledger's key of a recipient.
-    fn recipient_key(&self, space: &Space) -> ledger::Key {
-        let (kind, id) = match space {
-            Space::User(id) => ("user", id),
-            Space::Group(id) => ("group", id),
-        };
-        ledger::key(&[self.order.app_name(), &self.order.job.id, kind, id])
-    }
-
-    /// The card's name: the same for every try at the same slice, so that a repeat names the same card.
-    fn out_track_id(&self, job_id: &str, slice: &Slice) -> String {
-        let (first, last) = slice.bounds();
-        let mut hash = Sha256::new();
-        for part in [
-            self.worker.config.amqp.namespace.as_str(),
-            self.order.app_name(),
-            job_id,
-        ] {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part.as_bytes());
-        }
-        hash.update((first as u64).to_be_bytes());
-        hash.update((last as u64).to_be_bytes());
-        URL_SAFE_NO_PAD.encode(hash.finalize())
     }
 }
 

@@ -73,16 +73,8 @@ async fn space(attempt: &Attempt<'_>, position: usize) -> Result<Space, Failure>
 async fn user_id(attempt: &Attempt<'_>, mobile: &str) -> Result<String, Failure> {
     let mut waits = retry::immediate(&attempt.worker.config.retry);
     loop {
-        let call = attempt.order.app.user_id(mobile, attempt.order.is_urgent());
-        let Ok(result) = tokio::time::timeout_at(attempt.deadline, call).await else {
-            return Err(Failure::new(
-                Reason::Deadline,
-                Class::Transient,
-                "the attempt ran out of time in a look-up",
-            ));
-        };
-        match result {
-            Err(failure) if failure.class == Class::Throttle => {}
+        match attempt.order.app.user_id(mobile, attempt.turn()).await {
+            Err(failure) if failure.class == Class::Throttle && failure.reason != Reason::Deadline => {}
             Err(failure) if matches!(failure.class, Class::Transient | Class::Unknown) => match waits.next() {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Err(failure),

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::resolve::{Resolved, resolve};
 use super::{Attempt, Progress};
 use crate::config::CardApi;
@@ -97,27 +99,19 @@ impl Call<'_> {
             params: &attempt.order.job.params,
         };
         let spaces: Vec<Space> = batch.iter().map(|(_, space)| space.clone()).collect();
-        let shown = slice.card == Card::Shown;
-        let call = async {
-            if shown {
-                attempt
-                    .order
-                    .app
-                    .deliver(&card, &spaces, attempt.order.is_urgent())
-                    .await
-            } else {
-                attempt.order.app.send(&card, &spaces, attempt.order.is_urgent()).await
-            }
+        let app = attempt.order.app;
+        let answer = if slice.card == Card::Shown {
+            app.deliver(&card, &spaces, attempt.turn()).await
+        } else {
+            app.send(&card, &spaces, attempt.turn()).await
         };
-        let answer = tokio::time::timeout_at(attempt.deadline, call)
-            .await
-            .unwrap_or_else(|_| {
-                Err(Failure::new(
-                    Reason::Deadline,
-                    Class::Unknown,
-                    "the attempt ran out of time in a call",
-                ))
-            });
+        let not_on_hold = match &answer {
+            Ok(_) => true,
+            Err(failure) => matches!(failure.class, Class::Recipient | Class::Permanent),
+        };
+        if not_on_hold {
+            attempt.note_answer();
+        }
         match answer {
             Ok(results) => {
                 self.each(slice, batch, results, progress).await;
@@ -191,8 +185,8 @@ impl Call<'_> {
     ) -> Next {
         let positions: Vec<usize> = batch.iter().map(|(position, _)| *position).collect();
         match failure.class {
-            Class::Throttle => Next::Again(Some(THROTTLE_PAUSE)),
-            Class::Hold | Class::Auth => {
+            Class::Throttle if failure.reason != Reason::Deadline => Next::Again(Some(THROTTLE_PAUSE)),
+            Class::Throttle | Class::Hold | Class::Auth => {
                 progress.trouble(failure);
                 Next::Leave
             }
@@ -208,7 +202,7 @@ impl Call<'_> {
                     slice.card = Card::Lost;
                 }
                 match self.waits.next() {
-                    Some(wait) if failure.reason != Reason::Deadline => Next::Again(Some(wait)),
+                    Some(wait) if Instant::now() + wait < self.attempt.deadline => Next::Again(Some(wait)),
                     _ => {
                         progress.trouble(failure);
                         Next::Leave
@@ -236,7 +230,7 @@ impl Call<'_> {
     /// A lost answer of `deliver`: asking again could show the card twice, and nothing tells whether it was shown. A 5xx
     /// says that it was not, as far as DingTalk knows. On interactiveCards a repeat is accepted (contract, section 4).
     fn counts_as_delivered(&self, slice: &Slice, failure: &Failure) -> bool {
-        let lost = matches!(failure.reason, Reason::Network | Reason::BadResponse | Reason::Deadline);
+        let lost = matches!(failure.reason, Reason::Network | Reason::BadResponse);
         slice.card == Card::Shown && lost && self.attempt.order.settings.card_api == CardApi::Instances
     }
 

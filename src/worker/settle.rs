@@ -179,7 +179,7 @@ pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Sett
             delay,
             reason,
         } => {
-            count_finals(worker, &ended);
+            count_finals(worker, &delivery, &ended);
             let headers = ended.progress.headers(&stamped(worker, &delivery), reason);
             let to = Destination::Later(queue, delay);
             let settled = worker
@@ -202,8 +202,7 @@ pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Sett
 }
 
 async fn done(worker: &Worker, delivery: Delivery, ended: &Ended) {
-    count_finals(worker, ended);
-    let published = published_at(delivery.properties());
+    count_finals(worker, &delivery, ended);
     if delivery.ack().await == Settled::Lost {
         tracing::info!(
             app = ended.app,
@@ -214,15 +213,11 @@ async fn done(worker: &Worker, delivery: Delivery, ended: &Ended) {
     }
     let outcome = worst(ended).unwrap_or(Outcome::Duplicate);
     worker.metrics.job(&ended.app, outcome);
-    let took = published.and_then(|at| SystemTime::now().duration_since(at).ok());
-    if let Some(took) = took.filter(|_| outcome == Outcome::Delivered) {
-        worker.metrics.end_to_end(&ended.app, took);
-    }
     tracing::debug!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %outcome, "settled");
 }
 
 async fn dead(worker: &Worker, delivery: Delivery, ended: &Ended, reason: Reason) {
-    count_finals(worker, ended);
+    count_finals(worker, &delivery, ended);
     let mut headers = ended.progress.headers(&stamped(worker, &delivery), reason);
     let replayable = ended.progress.replayable();
     headers.open = (!replayable.0.is_empty()).then(|| replayable.to_string());
@@ -270,8 +265,14 @@ fn worst(ended: &Ended) -> Option<Outcome> {
     ended.progress.finals.iter().map(|f| f.outcome).max()
 }
 
-fn count_finals(worker: &Worker, ended: &Ended) {
+/// Counts who became final without failing: that is so whatever becomes of the hand-over.
+fn count_finals(worker: &Worker, delivery: &Delivery, ended: &Ended) {
     for last in &ended.progress.finals {
         worker.metrics.recipients(&ended.app, last.outcome, last.reason, 1);
+    }
+    let delivered = ended.progress.finals.iter().any(|f| f.outcome == Outcome::Delivered);
+    let took = published_at(delivery.properties()).and_then(|at| SystemTime::now().duration_since(at).ok());
+    if let Some(took) = took.filter(|_| delivered) {
+        worker.metrics.end_to_end(&ended.app, took);
     }
 }

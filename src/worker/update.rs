@@ -64,24 +64,23 @@ async fn update_card(attempt: &Attempt<'_>, earlier: &str, slice: &Slice) -> Res
     let mut waits = retry::immediate(&attempt.worker.config.retry);
     let id = attempt.out_track_id(earlier, slice);
     loop {
-        let call = attempt
+        match attempt
             .order
             .app
-            .update(&id, &attempt.order.job.params, attempt.order.is_urgent());
-        let Ok(result) = tokio::time::timeout_at(attempt.deadline, call).await else {
-            return Err(Failure::new(
-                Reason::Deadline,
-                Class::Transient,
-                "the attempt ran out of time in an update",
-            ));
-        };
-        match result {
-            Err(failure) if failure.class == Class::Throttle => {}
+            .update(&id, &attempt.order.job.params, attempt.turn())
+            .await
+        {
+            Err(failure) if failure.class == Class::Throttle && failure.reason != Reason::Deadline => {}
             Err(failure) if matches!(failure.class, Class::Transient | Class::Unknown) => match waits.next() {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Err(failure),
             },
-            result => return result,
+            result => {
+                if !result.as_ref().is_err_and(|f| f.reason.holds()) {
+                    attempt.note_answer();
+                }
+                return result;
+            }
         }
     }
 }

@@ -207,6 +207,38 @@ fn throttling_slows_the_app_and_burns_no_attempt() {
 }
 
 #[test]
+fn jobs_that_get_no_permit_in_time_burn_no_attempt_and_are_not_taken_for_sent() {
+    let stand = Stand::new()
+        .with("APPS__DEFAULT__RATE_PER_SECOND", "2")
+        .with("RETRY__JOB_DEADLINE", "1s")
+        .with("RETRY__MAX_ATTEMPTS", "1");
+    let worker = stand.worker();
+    stand.publish_lines((0..12).map(|n| json!({"to": [{"user_id": format!("user{n}")}]})));
+    wait_until("all delivered", || {
+        (worker.recipients("delivered", "none") >= 12.0).then_some(())
+    });
+    assert!(worker.recipients("retried", "deadline") > 0.0, "nobody had to wait");
+    assert_eq!(
+        (worker.jobs("dead"), worker.recipients("delivered", "unconfirmed")),
+        (0.0, 0.0)
+    );
+    assert_eq!(stand.calls()["deliveries"]["total"], json!(12));
+}
+
+#[test]
+fn a_paused_app_sends_nothing_and_says_so() {
+    let stand = Stand::new().with_second_app().with("APPS__DEFAULT__PAUSED", "true");
+    let worker = stand.worker();
+    stand.publish(&["--user-id", "a"]);
+    stand.publish(&["--app", "sales", "--template", "t", "--user-id", "b"]);
+    wait_until("the other app delivers", || {
+        (worker.jobs("delivered") >= 1.0).then_some(())
+    });
+    assert_eq!(worker.ready().1["holds"], json!({"default": "paused"}));
+    assert_eq!(stand.calls()["deliveries"]["total"], json!(1));
+}
+
+#[test]
 fn no_log_and_no_metric_shows_a_secret_a_token_or_a_mobile() {
     let stand = Stand::new()
         .with("LOG__LEVEL", "debug")

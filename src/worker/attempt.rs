@@ -1,0 +1,134 @@
+//! One attempt at a job: slice after slice, within its time.
+//!
+//! Separate from the life of the job because it is the only part that calls DingTalk, and because what its slices share
+//! (the deadline, who is served already, the card's name) is theirs alone. It decides nothing about the broker.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+use super::{Order, Progress, Worker, send, update};
+use crate::dingtalk::{Failure, Space, Turn};
+use crate::ledger;
+use crate::outcome::{Class, Reason};
+use crate::slice::Slice;
+
+/// An order that is worked on, with all that its slices need.
+pub(super) struct Attempt<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) order: &'a Order<'a>,
+    pub(super) template: &'a str,
+    /// Whether no worker had this message before.
+    pub(super) first: bool,
+    pub(super) deadline: Instant,
+    /// Whether DingTalk answered a call for a card: then the app is not on hold.
+    pub(super) answered: AtomicBool,
+    /// Spaces that this attempt already serves: two mobiles of one user are one user.
+    pub(super) claimed: Mutex<HashSet<Space>>,
+}
+
+impl<'a> Attempt<'a> {
+    pub(super) fn new(worker: &'a Worker, order: &'a Order<'a>, template: &'a str, first: bool) -> Self {
+        let deadline = Instant::now() + worker.config.retry.job_deadline;
+        let (answered, claimed) = (AtomicBool::new(false), Mutex::default());
+        Self {
+            worker,
+            order,
+            template,
+            first,
+            deadline,
+            answered,
+            claimed,
+        }
+    }
+
+    /// Serves slice after slice, until all are, or nothing more can be sent.
+    pub(super) async fn run(&self, progress: &mut Progress) {
+        let mut pending = std::mem::take(&mut progress.open).0;
+        pending.reverse();
+        while let Some(slice) = pending.pop() {
+            if let Some(end) = self.end(progress) {
+                progress.trouble(end);
+                progress.open.0.push(slice);
+                progress.open.0.extend(pending.drain(..).rev());
+                break;
+            }
+            match &self.order.job.update_of {
+                Some(earlier) => update::update(self, earlier, slice, progress).await,
+                None => pending.extend(send::send(self, slice, progress).await.into_iter().rev()),
+            }
+        }
+    }
+
+    /// Why no further slice is begun: the app is on hold, or time is up.
+    fn end(&self, progress: &Progress) -> Option<Failure> {
+        match &progress.trouble {
+            Some(trouble) if trouble.reason.holds() => Some(trouble.clone()),
+            _ if Instant::now() >= self.deadline => Some(Failure::new(
+                Reason::Deadline,
+                Class::Transient,
+                "the attempt's time was up (retry.job_deadline)",
+            )),
+            _ => None,
+        }
+    }
+
+    /// Whose turn its calls wait for.
+    pub(super) fn turn(&self) -> Turn {
+        Turn {
+            urgent: self.order.is_urgent(),
+            until: Some(self.deadline),
+        }
+    }
+
+    /// DingTalk answered a call for a card with something else than a hold.
+    pub(super) fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes `space` for one position; `false` where another position of this job has it.
+    pub(super) fn claim_space(&self, space: &Space) -> bool {
+        self.claimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(space.clone())
+    }
+
+    pub(super) fn release_space(&self, space: &Space) {
+        self.claimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(space);
+    }
+
+    /// The ledger's key of a recipient.
+    pub(super) fn recipient_key(&self, space: &Space) -> ledger::Key {
+        let (kind, id) = match space {
+            Space::User(id) => ("user", id),
+            Space::Group(id) => ("group", id),
+        };
+        ledger::key(&[self.order.app_name(), &self.order.job.id, kind, id])
+    }
+
+    /// The card's name: the same for every try at the same slice, so that a repeat names the same card.
+    pub(super) fn out_track_id(&self, job_id: &str, slice: &Slice) -> String {
+        let (first, last) = slice.bounds();
+        let mut hash = Sha256::new();
+        for part in [
+            self.worker.config.amqp.namespace.as_str(),
+            self.order.app_name(),
+            job_id,
+        ] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        hash.update((first as u64).to_be_bytes());
+        hash.update((last as u64).to_be_bytes());
+        URL_SAFE_NO_PAD.encode(hash.finalize())
+    }
+}
