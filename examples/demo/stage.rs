@@ -49,8 +49,11 @@ impl<'a> Stage<'a> {
             worker_url: url(9464).map_err(Early::failed)?,
         };
         progress("starting the DingTalk sandbox and a worker");
-        stage.sandbox = Some(stage.start("sandbox", &stage.sandbox_url, "sandbox listening")?);
-        stage.worker = Some(stage.start("worker", &stage.worker_url, "consuming")?);
+        // Owned before it is waited for: what is interrupted while it starts is asked to stop too.
+        let sandbox = stage.start("sandbox", &stage.sandbox_url)?;
+        until_it_says("sandbox listening", stage.sandbox.insert(sandbox), interrupt)?;
+        let worker = stage.start("worker", &stage.worker_url)?;
+        until_it_says("consuming", stage.worker.insert(worker), interrupt)?;
         let ready = format!("{}/readyz", stage.worker_url);
         let is_ready = || Ok(matches!(http::get(&ready), Ok((200, _))).then_some(()));
         match interrupt.until(PATIENCE, is_ready)? {
@@ -79,22 +82,9 @@ impl<'a> Stage<'a> {
         ]
     }
 
-    fn start(&self, verb: &str, url: &str, ready: &str) -> Result<Process, Early> {
-        let listen = url.trim_start_matches("http://");
-        let args = [verb, "--listen", listen];
-        let mut process = Process::start(&self.home.bin, &args, &self.envs()).map_err(Early::failed)?;
-        // In short waits, so that a signal is noticed.
-        let look = || match process.wait_for_line(ready, Duration::from_millis(100)) {
-            Ok(_) => Ok(Some(Ok(()))),
-            Err(why) => Ok(process.wait(Duration::ZERO).is_ok().then_some(Err(why))),
-        };
-        match self.interrupt.until(PATIENCE, look)? {
-            Some(Ok(())) => Ok(process),
-            Some(Err(why)) => Err(Early::Failed(why)),
-            None => Err(Early::failed(
-                process.wait_for_line(ready, Duration::ZERO).err().unwrap_or_default(),
-            )),
-        }
+    fn start(&self, verb: &str, url: &str) -> Result<Process, Early> {
+        let args = [verb, "--listen", url.trim_start_matches("http://")];
+        Process::start_apart(&self.home.bin, &args, &self.envs()).map_err(Early::Failed)
     }
 
     /// Publishes NDJSON as a user would; gives how many jobs the broker confirmed.
@@ -155,6 +145,21 @@ impl<'a> Stage<'a> {
         format!(
             "{envs} \\\n  {bin} publish --mobile 15012341231 --param job=by-hand --param pv=2000 --param users=1000"
         )
+    }
+}
+
+/// In short waits, so that a signal is noticed.
+fn until_it_says(line: &str, process: &mut Process, interrupt: &Interrupt) -> Result<(), Early> {
+    let look = || match process.wait_for_line(line, Duration::from_millis(100)) {
+        Ok(_) => Ok(Some(Ok(()))),
+        Err(why) => Ok(process.wait(Duration::ZERO).is_ok().then_some(Err(why))),
+    };
+    match interrupt.until(PATIENCE, look)? {
+        Some(said) => said.map_err(Early::Failed),
+        None => process
+            .wait_for_line(line, Duration::ZERO)
+            .map(drop)
+            .map_err(Early::Failed),
     }
 }
 

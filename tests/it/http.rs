@@ -51,10 +51,11 @@ fn ask(method: &str, url: &str, body: &str) -> Answer {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let length = body.len();
-    write!(
-        stream,
+    // In one piece: a server that answers after the first would close on what it has not read.
+    let request = format!(
         "{method} {path} HTTP/1.0\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-    )?;
+    );
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);
@@ -164,7 +165,7 @@ fn an_answer_is_read_whole() {
     let address = listener.local_addr().unwrap();
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        let mut request = vec![0; 1024];
+        let mut request = [0; 1024];
         let length = stream.read(&mut request).unwrap();
         stream
             .write_all(b"HTTP/1.0 404 Not Found\r\nx: y\r\n\r\nno\r\n\r\nsuch")

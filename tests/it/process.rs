@@ -37,21 +37,30 @@ struct Said {
 }
 
 impl Process {
-    /// Starts `bin` in `/`, so that no configuration file of the folder takes part, in a process group of its own, so
-    /// that Ctrl-C on a terminal is its parent's to pass on. Of the environment's `DINGCARD_…` only `envs` reach it.
+    /// Starts `bin` in `/`, so that no configuration file of the folder takes part. Of the environment's `DINGCARD_…`
+    /// only `envs` reach it. Ctrl-C on a terminal reaches it too, so that an interrupted test leaves nobody behind.
     pub(crate) fn start(bin: impl AsRef<Path>, args: &[&str], envs: &[(&str, &str)]) -> Result<Self, String> {
-        let bin = bin.as_ref();
+        Self::spawn(command(bin, args, envs), args)
+    }
+
+    /// The same, in a process group of its own: Ctrl-C is for its parent to pass on.
+    pub(crate) fn start_apart(bin: impl AsRef<Path>, args: &[&str], envs: &[(&str, &str)]) -> Result<Self, String> {
+        let mut command = command(bin, args, envs);
+        command.process_group(0);
+        Self::spawn(command, args)
+    }
+
+    fn spawn(mut command: Command, args: &[&str]) -> Result<Self, String> {
         let name = std::iter::once("dingcard")
             .chain(args.first().copied())
             .collect::<Vec<_>>()
             .join(" ");
-        let mut child = command(bin, args, envs)
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
             .spawn()
-            .map_err(|error| format!("{}: {error}", bin.display()))?;
+            .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let output = Arc::new(Output {
             said: Mutex::new(Said {
