@@ -69,7 +69,7 @@ struct Args {
     #[arg(long)]
     restarts: Option<u32>,
     /// Rows at once.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 3)]
     lanes: usize,
     /// The table at the end as Markdown.
     #[arg(long)]
