@@ -83,6 +83,7 @@ pub(crate) struct Stage {
     tokens: BTreeSet<String>,
     letters: Vec<Letter>,
     cards: Vec<Value>,
+    settled: bool,
     deadline: Instant,
     progress: Arc<Progress>,
 }
@@ -119,6 +120,7 @@ impl Stage {
             tokens: BTreeSet::new(),
             letters: Vec::new(),
             cards: Vec::new(),
+            settled: false,
             deadline: Instant::now() + limit,
             progress,
             sandbox_url: sandbox_url.clone(),
