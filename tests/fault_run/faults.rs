@@ -69,7 +69,7 @@ struct Args {
     #[arg(long)]
     restarts: Option<u32>,
     /// Rows at once.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 3)]
     lanes: usize,
     /// The table at the end as Markdown.
     #[arg(long)]
@@ -170,6 +170,13 @@ fn play(run: &Run, row: &Row, shared: &Mutex<Option<Arc<Broker>>>, board: &Board
         let namespace = format!("faults-{}", row.name);
         let mut stage = Stage::new(run, &namespace, &broker, progress)?;
         let result = (row.play)(&mut stage);
+        if run.interrupted.load(Ordering::Relaxed) {
+            return Err("interrupted".to_owned());
+        }
+        // What broke off half-way is looked at all the same: its numbers are the question.
+        if result.is_err() && !stage.is_settled() {
+            let _also_wrong = stage.settle();
+        }
         let mut verdict = stage.judge();
         verdict.wrong.extend(result.err());
         if !verdict.holds() {

@@ -41,7 +41,13 @@ impl Stage {
         self.evidence.left = self.lengths()?;
         self.letters = wire::letters(self.broker.url(), &self.queue("dead"))?;
         self.cards = self.all_cards()?;
+        self.settled = true;
         Ok(())
+    }
+
+    /// Whether a row has come to its end.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// The row's line.

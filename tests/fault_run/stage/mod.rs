@@ -83,6 +83,7 @@ pub(crate) struct Stage {
     tokens: BTreeSet<String>,
     letters: Vec<Letter>,
     cards: Vec<Value>,
+    settled: bool,
     deadline: Instant,
     progress: Arc<Progress>,
 }
@@ -101,8 +102,10 @@ impl Stage {
         let sandbox = Process::start(&run.bin, &["sandbox", "--listen", "127.0.0.1:0"], &limits)?;
         let listening = sandbox.wait_for_line("sandbox listening", Duration::from_secs(30))?;
         let sandbox_url = value_of(&listening, "inbox")?.trim_end_matches('/').to_owned();
-        // Three times what it takes, and a minute.
-        let limit = Duration::from_secs(90 + run.jobs as u64 / 50) + run.outage(60) * 2;
+        // Far beyond what any row takes: a row that waits for what never comes has to end too.
+        let limit = Duration::from_secs(90 + run.jobs as u64 / 50)
+            + run.outage(60) * 2
+            + Duration::from_secs(30) * run.restarts;
         let mut stage = Self {
             run: run.clone(),
             namespace: namespace.to_owned(),
@@ -117,6 +120,7 @@ impl Stage {
             tokens: BTreeSet::new(),
             letters: Vec::new(),
             cards: Vec::new(),
+            settled: false,
             deadline: Instant::now() + limit,
             progress,
             sandbox_url: sandbox_url.clone(),
