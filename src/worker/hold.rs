@@ -18,6 +18,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::outcome::Reason;
 use crate::retry::Schedule;
+use crate::shutdown::Shutdown;
 
 /// The first wait between probes.
 const FIRST_PROBE: Duration = Duration::from_secs(5);
@@ -91,8 +92,9 @@ impl Holds {
             .collect()
     }
 
-    /// Waits, while the app is on hold, for this job's turn to probe. Of each queue one job waits; others are sent away.
-    pub(super) async fn admit(&self, app: &str, queue: &str) -> Admission<'_> {
+    /// Waits, while the app is on hold, for this job's turn to probe. Of each queue one job waits; others are sent away, and
+    /// all are once `shutdown` drains.
+    pub(super) async fn admit(&self, app: &str, queue: &str, shutdown: &Shutdown) -> Admission<'_> {
         let Some(app) = self.apps.get(app) else {
             return Admission::Go;
         };
@@ -108,7 +110,8 @@ impl Holds {
                 let Some(held) = held.as_mut() else {
                     return Admission::Go;
                 };
-                if place.is_none() && held.waiting.iter().any(|q| q == queue) {
+                let taken = place.is_none() && held.waiting.iter().any(|q| q == queue);
+                if taken || shutdown.is_draining() {
                     return Admission::Later(held.reason);
                 }
                 if !held.probing && held.next_probe <= Instant::now() {
@@ -126,6 +129,7 @@ impl Holds {
             tokio::select! {
                 () = tokio::time::sleep_until(next_probe) => {}
                 _ = pace.changed() => {}
+                () = shutdown.draining() => {}
             }
         }
     }
@@ -268,34 +272,34 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn while_an_app_is_on_hold_one_job_waits_to_probe_and_the_next_is_sent_away() {
-        let holds = holds();
+        let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::BadCredentials));
         assert_eq!(*holds.paces()["a"].borrow(), Pace::OneByOne);
-        let mut first = Box::pin(holds.admit("a", "jobs"));
+        let mut first = Box::pin(holds.admit("a", "jobs", &going));
         assert!(poll!(&mut first).is_pending());
         assert!(matches!(
-            holds.admit("a", "jobs").await,
+            holds.admit("a", "jobs", &going).await,
             Admission::Later(Reason::BadCredentials)
         ));
         assert!(matches!(first.await, Admission::Probe(_)));
         assert!(
-            matches!(holds.admit("b", "jobs.b").await, Admission::Go),
+            matches!(holds.admit("b", "jobs.b", &going).await, Admission::Go),
             "other apps go on"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_probe_waits_longer_and_a_good_one_releases_all() {
-        let holds = holds();
+        let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::QuotaSpent));
-        let Admission::Probe(probe) = holds.admit("a", "jobs").await else {
+        let Admission::Probe(probe) = holds.admit("a", "jobs", &going).await else {
             panic!("no probe")
         };
         holds.hold("a", &failure(Reason::QuotaSpent));
         drop(probe);
-        let mut second = Box::pin(holds.admit("a", "jobs"));
+        let mut second = Box::pin(holds.admit("a", "jobs", &going));
         assert!(poll!(&mut second).is_pending());
-        let mut urgent = Box::pin(holds.admit("a", "urgent"));
+        let mut urgent = Box::pin(holds.admit("a", "urgent", &going));
         assert!(poll!(&mut urgent).is_pending());
         holds.release("a");
         assert!(matches!(second.await, Admission::Go) && matches!(urgent.await, Admission::Go));
@@ -305,20 +309,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_found_out_nothing_lets_the_next_one_wait() {
-        let holds = holds();
+        let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::QuotaSpent));
-        let Admission::Probe(probe) = holds.admit("a", "jobs").await else {
+        let Admission::Probe(probe) = holds.admit("a", "jobs", &going).await else {
             panic!("no probe")
         };
         drop(probe);
         let begun = Instant::now();
-        assert!(matches!(holds.admit("a", "jobs").await, Admission::Probe(_)));
+        assert!(matches!(holds.admit("a", "jobs", &going).await, Admission::Probe(_)));
         assert!(begun.elapsed() > Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_named_wait_is_kept_before_the_first_probe() {
-        let holds = holds();
+        let (holds, going) = (holds(), Shutdown::new());
         let begun = Instant::now();
         let ban = Failure {
             wait: Some(Duration::from_mins(5)),
@@ -326,7 +330,23 @@ mod tests {
         };
         holds.hold("a", &ban);
         assert!(holds.wait("a") >= Duration::from_mins(5));
-        assert!(matches!(holds.admit("a", "jobs").await, Admission::Probe(_)));
+        assert!(matches!(holds.admit("a", "jobs", &going).await, Admission::Probe(_)));
         assert!(begun.elapsed() >= Duration::from_mins(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_to_probe_is_sent_away_when_the_worker_drains() {
+        let (holds, going) = (holds(), Shutdown::new());
+        let ban = Failure {
+            wait: Some(Duration::from_mins(5)),
+            ..failure(Reason::IpBanned)
+        };
+        holds.hold("a", &ban);
+        let mut waiting = Box::pin(holds.admit("a", "jobs", &going));
+        assert!(poll!(&mut waiting).is_pending());
+        let begun = Instant::now();
+        going.drain();
+        assert!(matches!(waiting.await, Admission::Later(Reason::IpBanned)));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

@@ -96,19 +96,22 @@ impl Worker {
     /// Works on one delivery until it is settled, or until `shutdown` gives it up: then the broker delivers it again.
     pub async fn work(&self, delivery: Delivery, shutdown: &Shutdown) {
         self.metrics.jobs_in_flight.inc();
-        let in_flight = InFlight(&self.metrics);
-        let living = AssertUnwindSafe(self.life(&delivery)).catch_unwind();
-        let settlement = tokio::select! {
-            settlement = living => settlement,
-            () = shutdown.aborted() => return,
+        let _in_flight = InFlight(&self.metrics);
+        let lived_and_settled = async {
+            let living = AssertUnwindSafe(self.life(&delivery, shutdown)).catch_unwind();
+            let settlement = living
+                .await
+                .unwrap_or_else(|panic| Settlement::panicked(&delivery, panic.as_ref()));
+            settle::settle(self, delivery, settlement).await;
         };
-        let settlement = settlement.unwrap_or_else(|panic| Settlement::panicked(&delivery, panic.as_ref()));
-        settle::settle(self, delivery, settlement).await;
-        drop(in_flight);
+        tokio::select! {
+            () = lived_and_settled => {}
+            () = shutdown.aborted() => {}
+        }
     }
 
     /// What is to become of a delivery.
-    async fn life(&self, delivery: &Delivery) -> Settlement {
+    async fn life(&self, delivery: &Delivery, shutdown: &Shutdown) -> Settlement {
         let order = match self.accept(delivery) {
             Ok(order) => order,
             Err(settlement) => return settlement,
@@ -133,7 +136,7 @@ impl Worker {
             }
         };
         let queue = self.names.queue(delivery.arrived_by());
-        match self.holds.admit(order.app_name(), &queue).await {
+        match self.holds.admit(order.app_name(), &queue, shutdown).await {
             Admission::Later(reason) => {
                 progress.trouble(Failure::new(reason, Class::Hold, "the app is on hold; the job waits"));
             }
