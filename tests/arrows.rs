@@ -180,3 +180,21 @@ fn no_file_has_a_name_that_says_nothing() {
         }
     }
 }
+
+#[test]
+fn both_readmes_map_every_file() {
+    for readme in ["README.md", "README.zh-CN.md"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(readme)).unwrap();
+        let map = text
+            .split("```text\nsrc/\n")
+            .nth(1)
+            .unwrap()
+            .split("```")
+            .next()
+            .unwrap();
+        for source in sources() {
+            let name = source.path.rsplit('/').next().unwrap();
+            assert!(map.contains(name), "{readme} does not map {}", source.path);
+        }
+    }
+}
