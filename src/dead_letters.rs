@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::amqp::{Delivery, Headers, Names, Queue, died_of};
 use crate::config::DEFAULT_APP;
+use crate::job::Job;
 use crate::outcome::Reason;
 
 /// What is told of a letter.
@@ -135,21 +136,22 @@ impl Filter {
     }
 }
 
+/// The job's ID, as logs name it; of what is no job, the `message_id`, or a name made of the body.
 fn id_of(delivery: &Delivery) -> String {
-    delivery.message_id().filter(|id| !id.is_empty()).map_or_else(
-        || {
-            let hash = Sha256::digest(delivery.body());
-            format!(
-                "body-{}",
-                hash.iter()
-                    .take(6)
-                    .map(|b| format!("{b:02x}"))
-                    .collect::<Vec<_>>()
-                    .concat()
-            )
-        },
-        str::to_owned,
-    )
+    let body = || {
+        let hash = Sha256::digest(delivery.body());
+        format!(
+            "body-{}",
+            hash.iter()
+                .take(6)
+                .map(|b| format!("{b:02x}"))
+                .collect::<Vec<_>>()
+                .concat()
+        )
+    };
+    let message_id = delivery.message_id().filter(|id| !id.is_empty());
+    let fallback = message_id.map_or_else(body, str::to_owned);
+    Job::decode(delivery.body(), Some(&fallback)).map_or(fallback.clone(), |job| job.id)
 }
 
 /// The queue that a routing key of the delay levels was for: what follows its bits.

@@ -259,7 +259,15 @@ fn without_values(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let mut parts = message.split('"');
     let kept: Vec<&str> = parts.by_ref().step_by(2).collect();
-    kept.join("…")
+    let kept = kept.join("…");
+    // A recipient that is plain text is taken for the name of a kind, and quoted otherwise.
+    match kept
+        .strip_prefix("unknown variant `")
+        .and_then(|rest| rest.split_once('`'))
+    {
+        Some((_, expected)) => format!("unknown kind of recipient{expected}"),
+        None => kept,
+    }
 }
 
 #[cfg(test)]
@@ -374,6 +382,11 @@ mod tests {
     fn no_fault_quotes_a_value() {
         let fault = decode(&json!({"to": [{"mobile": {"n": "15012341231"}}], "app": 1})).unwrap_err();
         assert!(!fault.to_string().contains("15012341231"), "{fault}");
+        for to in [json!(["15012341231"]), json!([{"15012341231": 1}])] {
+            let fault = decode(&json!({"to": to})).unwrap_err();
+            assert!(!fault.to_string().contains("15012341231"), "{fault}");
+            assert!(fault.message.contains("`mobile`"), "{fault}");
+        }
         let fault = decode(&json!({"to": "15012341231"})).unwrap_err();
         assert!(!fault.to_string().contains("15012341231"), "{fault}");
     }

@@ -12,7 +12,7 @@
 use std::fmt;
 
 /// What is known of a slice's card.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Card {
     /// Nothing was sent, or it was refused.
     Unsent,
@@ -53,6 +53,12 @@ impl Slice {
     #[must_use]
     pub fn bounds(&self) -> (usize, usize) {
         (self.first, self.last)
+    }
+
+    /// Whether every position is open.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.open.len() == self.last - self.first + 1
     }
 
     /// The open positions.
@@ -118,17 +124,35 @@ impl Slices {
         self.0.iter().map(|s| s.open.len()).sum()
     }
 
-    /// Reads the written form. `None` where it is not one, or names a position of `count` or more.
+    /// Adds a slice; one of the same bounds is the same slice, of which more is open or known.
+    pub fn add(&mut self, slice: Slice) {
+        match self.0.binary_search_by_key(&slice.bounds(), Slice::bounds) {
+            Ok(at) => {
+                let known = &mut self.0[at];
+                known.card = known.card.max(slice.card);
+                known.open.extend(slice.open);
+                known.open.sort_unstable();
+                known.open.dedup();
+            }
+            Err(at) => self.0.insert(at, slice),
+        }
+    }
+
+    /// Reads the written form. `None` where it is not one, names a position of `count` or more, or a position or a slice
+    /// twice.
     #[must_use]
     pub fn parse(text: &str, count: usize) -> Option<Self> {
-        let slices = text
-            .split(';')
-            .filter(|s| !s.is_empty())
-            .map(parse_slice)
-            .collect::<Option<Vec<_>>>()?;
-        let ascending = slices.windows(2).all(|pair| pair[0].last < pair[1].first);
-        let within = slices.last().is_none_or(|s| s.last < count);
-        (ascending && within).then_some(Self(slices))
+        let mut seen = vec![false; count];
+        let mut slices = Self::default();
+        for part in text.split(';').filter(|s| !s.is_empty()) {
+            let slice = parse_slice(part).filter(|s| s.last < count)?;
+            let twice = slice.open.iter().any(|p| std::mem::replace(&mut seen[*p], true));
+            if twice || slices.0.iter().any(|s| s.bounds() == slice.bounds()) {
+                return None;
+            }
+            slices.add(slice);
+        }
+        Some(slices)
     }
 }
 
@@ -193,7 +217,7 @@ impl fmt::Display for Slice {
         } else {
             write!(f, "{}-{}", self.first, self.last)?;
         }
-        let all = self.open.len() == self.last - self.first + 1;
+        let all = self.is_whole();
         let mark = match self.card {
             Card::Unsent if all => "",
             Card::Unsent => ":",
@@ -256,6 +280,10 @@ mod tests {
             let parsed = Slices::parse(wrong, 20);
             assert!(parsed.is_none() || parsed.unwrap().to_string() == wrong, "{wrong}");
         }
+        for overlapping in ["0-19+3;7", "0-19:5-6;5-7:7"] {
+            assert_eq!(Slices::parse(overlapping, 20).unwrap().to_string(), overlapping);
+        }
+        assert_eq!(Slices::parse("0-2:1;0-2:2", 20), None, "one slice is written once");
         assert_eq!(Slices::parse("0-19", 19), None);
         assert_eq!(Slices::parse("", 5), Some(Slices::default()));
     }
@@ -273,6 +301,22 @@ mod tests {
         );
         let halves = Slice::whole(0, 4).halves().unwrap();
         assert_eq!((halves[0].bounds(), halves[1].bounds()), ((0, 2), (3, 4)));
+    }
+
+    #[test]
+    fn one_slice_added_twice_is_one_of_which_more_is_known() {
+        let mut slices = Slices::default();
+        slices.add(Slice::whole(20, 39));
+        slices.add(
+            Slice {
+                card: Card::Shown,
+                ..Slice::whole(0, 4)
+            }
+            .retain(|p| p == 3)
+            .unwrap(),
+        );
+        slices.add(Slice::whole(0, 4).retain(|p| p == 1).unwrap());
+        assert_eq!(slices.to_string(), "0-4+1,3;20-39");
     }
 
     proptest! {

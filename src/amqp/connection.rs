@@ -321,7 +321,7 @@ async fn close(connection: &Connection) {
 
 /// Follows a connection's events for as long as the session lasts: an error ends the session, and the answer says whether
 /// the broker blocks publishers.
-fn watch_events(
+pub(super) fn watch_events(
     connection: &Connection,
     session: CancellationToken,
     metrics: Option<Arc<Metrics>>,

@@ -93,7 +93,7 @@ impl Consumer {
             let ended = tokio::select! {
                 biased;
                 () = shutdown.draining() => break,
-                Ok(()) = self.pace.changed() => self.change_pace(on_delivery).await.err().map(|e| e.to_string()),
+                Ok(()) = self.pace.changed() => self.change_pace(on_delivery).await.err(),
                 next = next(&mut self.live) => match next {
                     Some(Ok(message)) => {
                         on_delivery(self.delivery(message));
@@ -119,24 +119,25 @@ impl Consumer {
         Delivery::new(message, self.queue.clone(), self.session.clone())
     }
 
-    async fn change_pace(&mut self, on_delivery: &(impl Fn(Delivery) + Sync)) -> lapin::Result<()> {
+    async fn change_pace(&mut self, on_delivery: &(impl Fn(Delivery) + Sync)) -> Result<(), String> {
         for message in self.cancel().await? {
             on_delivery(self.delivery(message));
         }
-        self.consume().await
+        self.consume().await.map_err(|e| e.to_string())
     }
 
     /// Cancels the live consumer; gives what it had received and nobody had taken yet.
-    async fn cancel(&mut self) -> lapin::Result<Vec<lapin::message::Delivery>> {
+    async fn cancel(&mut self) -> Result<Vec<lapin::message::Delivery>, String> {
         let Some(mut live) = self.live.take() else {
             return Ok(Vec::new());
         };
-        self.channel
-            .basic_cancel(live.tag(), BasicCancelOptions::default())
-            .await?;
+        let cancelling = self.channel.basic_cancel(live.tag(), BasicCancelOptions::default());
+        let cancelled = tokio::time::timeout(CANCEL_TIMEOUT, cancelling).await;
+        let answered = cancelled.map_err(|_| "the broker did not answer a cancel".to_owned())?;
+        answered.map_err(|e| e.to_string())?;
         let mut rest = Vec::new();
         while let Ok(Some(message)) = tokio::time::timeout(CANCEL_TIMEOUT, live.next()).await {
-            rest.push(message?);
+            rest.push(message.map_err(|e| e.to_string())?);
         }
         Ok(rest)
     }

@@ -11,7 +11,7 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Broker, ConnectError};
+use super::connection::{Broker, ConnectError, watch_events};
 use super::delivery::{Delivery, Queue};
 
 /// The broker counts letters a moment late, so it is asked a little longer than its count says.
@@ -34,6 +34,8 @@ impl Broker {
     /// Takes hold of the dead letters.
     pub async fn hold_dead_letters(&self) -> Result<Held, ConnectError> {
         let connection = self.connect("dead letters").await?;
+        let session = CancellationToken::new();
+        watch_events(&connection, session.clone(), None);
         let channel = connection.create_channel().await.map_err(ConnectError::Consume)?;
         let queue = ShortString::try_new(self.names().queue(&Queue::Dead)).unwrap_or_default();
         let passive = QueueDeclareOptions {
@@ -54,7 +56,7 @@ impl Broker {
             counted: declared.message_count().into(),
             others: declared.consumer_count().into(),
             taken: 0,
-            session: CancellationToken::new(),
+            session,
             connection,
             channel,
         })

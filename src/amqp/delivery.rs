@@ -131,20 +131,20 @@ impl Delivery {
         !self.message.redelivered && self.headers.first_seen.is_none()
     }
 
-    /// Whether the broker gave this very message to a worker before, which did not settle it.
-    #[must_use]
-    pub fn is_redelivered(&self) -> bool {
-        self.message.redelivered
-    }
-
     /// How often the broker gave it to a worker that did not settle it.
     #[must_use]
     pub fn count(&self) -> u64 {
         delivery_count(&self.message.properties)
     }
 
-    /// Ends when the session that brought the message has ended: from then on nothing can be settled.
-    pub(super) async fn session_ended(&self) {
+    /// Whether the session that brought the message has ended: nothing can be settled, and the broker gives it to another.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.session.is_cancelled()
+    }
+
+    /// Ends when the session that brought the message has ended.
+    pub async fn session_ended(&self) {
         self.session.cancelled().await;
     }
 

@@ -78,7 +78,7 @@ impl Headers {
                 table.insert(key.clone(), value.clone());
             }
         }
-        let properties = original.clone().with_headers(table).with_delivery_mode(2);
+        let properties = kept(original).with_headers(table).with_delivery_mode(2);
         let id = job_id.filter(|_| original.message_id().as_ref().is_none_or(|id| id.as_str().is_empty()));
         match id.and_then(|id| ShortString::try_new(id).ok()) {
             Some(id) => properties.with_message_id(id),
@@ -104,7 +104,25 @@ impl Headers {
     }
 }
 
-/// The headers that are the producer's: neither the broker's (`x-`) nor dingcard's.
+/// What of the producer's properties a re-publication keeps. Not `expiration`, by which the broker would drop a dead letter
+/// or cut a delay short; not `user_id`, which it checks against the connection that publishes.
+fn kept(original: &BasicProperties) -> BasicProperties {
+    let mut properties = BasicProperties::default();
+    macro_rules! keep {
+        ($($get:ident => $set:ident),+) => {
+            $(if let Some(value) = original.$get().clone() { properties = properties.$set(value); })+
+        };
+    }
+    keep!(
+        message_id => with_message_id, timestamp => with_timestamp, content_type => with_content_type,
+        content_encoding => with_content_encoding, reply_to => with_reply_to, correlation_id => with_correlation_id,
+        kind => with_type, app_id => with_app_id, priority => with_priority
+    );
+    properties
+}
+
+/// The headers that are the producer's: neither the broker's (`x-`, and those that make it copy a message to further
+/// queues) nor dingcard's.
 fn producers_own(properties: &BasicProperties) -> impl Iterator<Item = (&ShortString, &AMQPValue)> {
     let all = properties
         .headers()
@@ -112,7 +130,10 @@ fn producers_own(properties: &BasicProperties) -> impl Iterator<Item = (&ShortSt
         .map(FieldTable::inner)
         .into_iter()
         .flatten();
-    all.filter(|(key, _)| !key.as_str().starts_with("x-") && !key.as_str().starts_with("dingcard-"))
+    all.filter(|(key, _)| {
+        let key = key.as_str();
+        !key.starts_with("x-") && !key.starts_with("dingcard-") && !matches!(key, "CC" | "BCC")
+    })
 }
 
 /// How often the broker gave this message to a worker that did not settle it. 4.x leaves the header out for 0.
@@ -223,7 +244,10 @@ mod tests {
             ("x-death", AMQPValue::FieldArray(vec![text("cycle")].into())),
             ("x-delivery-count", AMQPValue::LongLongInt(3)),
             ("dingcard-reason", text("stale")),
+            ("CC", AMQPValue::FieldArray(vec![text("elsewhere")].into())),
         ])
+        .with_expiration("60000".into())
+        .with_user_id("producer".into())
         .with_message_id("m".into())
         .with_reply_to("answers".into())
         .with_timestamp(7);
@@ -247,6 +271,11 @@ mod tests {
             (original.reply_to(), original.timestamp())
         );
         assert_eq!(*written.delivery_mode(), Some(2));
+        assert_eq!(
+            (written.expiration(), written.user_id()),
+            (&None, &None),
+            "a dead letter stays, and can be published"
+        );
     }
 
     #[test]

@@ -186,11 +186,13 @@ impl Publisher {
         let mut schedule = Schedule::reconnect(Duration::from_secs(5));
         loop {
             let error = tokio::select! {
+                // First: another session may be there by now, which did not bring this delivery.
+                biased;
+                () = delivery.session_ended() => return Settled::Lost,
                 result = self.publish(to, delivery.body(), properties.clone()) => match result {
                     Ok(()) => return delivery.ack().await,
                     Err(error) => error,
                 },
-                () = delivery.session_ended() => return Settled::Lost,
             };
             tracing::warn!(%error, ?to, "a hand-over was not confirmed and is repeated; the job stays unacknowledged");
             tokio::select! {

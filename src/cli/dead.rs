@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
@@ -224,12 +224,26 @@ async fn settle(broker: &Broker, settling: &Settling, replay: bool) -> anyhow::R
         let result = if replay {
             let headers = letter.replay(delivery.headers());
             let to = Destination::Queue(letter.home().clone());
-            publisher.hand_over(delivery, &to, &headers, None).await
+            let properties = headers.write(delivery.properties(), None);
+            // Once: whatever stands in the way is for the caller to see, and the letters stay where they are.
+            publisher
+                .publish(&to, delivery.body(), properties)
+                .await
+                .with_context(|| {
+                    format!(
+                        "{}: {settled} of {total} were {done}; the others are dead letters as before",
+                        letter.id
+                    )
+                })?;
+            delivery.ack().await
         } else {
             delivery.ack().await
         };
         if result == Settled::Lost {
-            bail!("the broker went away: {settled} of {total} were {done}; the others are dead letters as before");
+            bail!(
+                "the broker went away: {settled} of {total} were {done}, perhaps {} as well; the others are dead letters as before",
+                letter.id
+            );
         }
         settled += 1;
         bar.inc(1);

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
@@ -94,15 +95,27 @@ async fn publish(publisher: &Publisher, jobs: Vec<Outgoing>) -> anyhow::Result<(
     let bar = progress_bar(total);
     // The bar makes way for an ID only where both are on the screen.
     let shared = std::io::stdout().is_terminal();
+    let failed = &AtomicBool::new(false);
     let published = stream::iter(jobs).map(|job| async move {
+        if failed.load(Ordering::Relaxed) {
+            return (job.id, None);
+        }
         let to = Destination::Queue(job.queue);
         let result = publisher.publish(&to, &job.body, properties(&job.id)).await;
-        (job.id, result)
+        failed.fetch_or(result.is_err(), Ordering::Relaxed);
+        (job.id, Some(result))
     });
     let mut published = published.buffered(IN_FLIGHT);
+    let mut unconfirmed = Vec::new();
     while let Some((id, result)) = published.next().await {
-        result
-            .with_context(|| format!("job {id} was not published, nor those after it ({confirmed} of {total} were)"))?;
+        match result {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                unconfirmed.push(format!("{id}: {error}"));
+                continue;
+            }
+            None => continue,
+        }
         if shared {
             bar.suspend(|| say(&id))?;
         } else {
@@ -112,6 +125,12 @@ async fn publish(publisher: &Publisher, jobs: Vec<Outgoing>) -> anyhow::Result<(
         confirmed += 1;
     }
     bar.finish_and_clear();
+    ensure!(
+        unconfirmed.is_empty(),
+        "{confirmed} of {total} jobs were published, and their ids printed; not confirmed, so perhaps published:\n{}\n\
+         the others were not tried. Publish what is missing again under the same ids",
+        unconfirmed.join("\n")
+    );
     Ok(())
 }
 

@@ -30,6 +30,12 @@ pub(super) struct Args {
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let apps = config.served_apps()?;
+    for unserved in config.apps.keys().filter(|name| !apps.contains(&name.as_str())) {
+        tracing::warn!(
+            app = unserved,
+            "the app has no credentials here: this worker leaves its queues to others"
+        );
+    }
     let metrics = Arc::new(Metrics::new(&apps)?);
     metrics.prefetch.set(config.amqp.prefetch.into());
     let health = Arc::new(Health::default());

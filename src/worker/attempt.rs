@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::{Order, Progress, Worker, send, update};
+use crate::amqp::Delivery;
 use crate::dingtalk::{Failure, Space, Turn};
 use crate::ledger;
 use crate::outcome::{Class, Reason};
@@ -23,8 +24,7 @@ pub(super) struct Attempt<'a> {
     pub(super) worker: &'a Worker,
     pub(super) order: &'a Order<'a>,
     pub(super) template: &'a str,
-    /// Whether no worker had this message before.
-    pub(super) first: bool,
+    pub(super) delivery: &'a Delivery,
     pub(super) deadline: Instant,
     /// Whether DingTalk answered a call for a card: then the app is not on hold.
     pub(super) answered: AtomicBool,
@@ -33,17 +33,16 @@ pub(super) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    pub(super) fn new(worker: &'a Worker, order: &'a Order<'a>, template: &'a str, first: bool) -> Self {
+    pub(super) fn new(worker: &'a Worker, order: &'a Order<'a>, template: &'a str, delivery: &'a Delivery) -> Self {
         let deadline = Instant::now() + worker.config.retry.job_deadline;
-        let (answered, claimed) = (AtomicBool::new(false), Mutex::default());
         Self {
             worker,
             order,
             template,
-            first,
+            delivery,
             deadline,
-            answered,
-            claimed,
+            answered: AtomicBool::new(false),
+            claimed: Mutex::default(),
         }
     }
 
@@ -54,8 +53,8 @@ impl<'a> Attempt<'a> {
         while let Some(slice) = pending.pop() {
             if let Some(end) = self.end(progress) {
                 progress.trouble(end);
-                progress.open.0.push(slice);
-                progress.open.0.extend(pending.drain(..).rev());
+                progress.open.add(slice);
+                pending.drain(..).for_each(|slice| progress.open.add(slice));
                 break;
             }
             match &self.order.job.update_of {
@@ -68,7 +67,12 @@ impl<'a> Attempt<'a> {
     /// Why no further slice is begun: the app is on hold, or time is up.
     fn end(&self, progress: &Progress) -> Option<Failure> {
         match &progress.trouble {
-            Some(trouble) if trouble.reason.holds() => Some(trouble.clone()),
+            Some(trouble) if trouble.reason.holds() || trouble.class == Class::Throttle => Some(trouble.clone()),
+            _ if self.delivery.is_lost() => Some(Failure::new(
+                Reason::Deadline,
+                Class::Transient,
+                "the broker was lost; it gives the job to somebody else",
+            )),
             _ if Instant::now() >= self.deadline => Some(Failure::new(
                 Reason::Deadline,
                 Class::Transient,

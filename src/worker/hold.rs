@@ -93,8 +93,16 @@ impl Holds {
     }
 
     /// Waits, while the app is on hold, for this job's turn to probe. Of each queue one job waits; others are sent away, and
-    /// all are once `shutdown` drains.
-    pub(super) async fn admit(&self, app: &str, queue: &str, shutdown: &Shutdown) -> Admission<'_> {
+    /// all are once `shutdown` drains or the broker is `lost`.
+    pub(super) async fn admit(
+        &self,
+        app: &str,
+        queue: &str,
+        shutdown: &Shutdown,
+        lost: impl Future<Output = ()>,
+    ) -> Admission<'_> {
+        let mut lost = std::pin::pin!(lost);
+        let mut gone = false;
         let Some(app) = self.apps.get(app) else {
             return Admission::Go;
         };
@@ -111,7 +119,7 @@ impl Holds {
                     return Admission::Go;
                 };
                 let taken = place.is_none() && held.waiting.iter().any(|q| q == queue);
-                if taken || shutdown.is_draining() {
+                if taken || gone || shutdown.is_draining() {
                     return Admission::Later(held.reason);
                 }
                 if !held.probing && held.next_probe <= Instant::now() {
@@ -130,6 +138,7 @@ impl Holds {
                 () = tokio::time::sleep_until(next_probe) => {}
                 _ = pace.changed() => {}
                 () = shutdown.draining() => {}
+                () = &mut lost, if !gone => gone = true,
             }
         }
     }
@@ -275,15 +284,18 @@ mod tests {
         let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::BadCredentials));
         assert_eq!(*holds.paces()["a"].borrow(), Pace::OneByOne);
-        let mut first = Box::pin(holds.admit("a", "jobs", &going));
+        let mut first = Box::pin(holds.admit("a", "jobs", &going, std::future::pending()));
         assert!(poll!(&mut first).is_pending());
         assert!(matches!(
-            holds.admit("a", "jobs", &going).await,
+            holds.admit("a", "jobs", &going, std::future::pending()).await,
             Admission::Later(Reason::BadCredentials)
         ));
         assert!(matches!(first.await, Admission::Probe(_)));
         assert!(
-            matches!(holds.admit("b", "jobs.b", &going).await, Admission::Go),
+            matches!(
+                holds.admit("b", "jobs.b", &going, std::future::pending()).await,
+                Admission::Go
+            ),
             "other apps go on"
         );
     }
@@ -292,14 +304,14 @@ mod tests {
     async fn a_failed_probe_waits_longer_and_a_good_one_releases_all() {
         let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::QuotaSpent));
-        let Admission::Probe(probe) = holds.admit("a", "jobs", &going).await else {
+        let Admission::Probe(probe) = holds.admit("a", "jobs", &going, std::future::pending()).await else {
             panic!("no probe")
         };
         holds.hold("a", &failure(Reason::QuotaSpent));
         drop(probe);
-        let mut second = Box::pin(holds.admit("a", "jobs", &going));
+        let mut second = Box::pin(holds.admit("a", "jobs", &going, std::future::pending()));
         assert!(poll!(&mut second).is_pending());
-        let mut urgent = Box::pin(holds.admit("a", "urgent", &going));
+        let mut urgent = Box::pin(holds.admit("a", "urgent", &going, std::future::pending()));
         assert!(poll!(&mut urgent).is_pending());
         holds.release("a");
         assert!(matches!(second.await, Admission::Go) && matches!(urgent.await, Admission::Go));
@@ -311,12 +323,15 @@ mod tests {
     async fn a_probe_that_found_out_nothing_lets_the_next_one_wait() {
         let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::QuotaSpent));
-        let Admission::Probe(probe) = holds.admit("a", "jobs", &going).await else {
+        let Admission::Probe(probe) = holds.admit("a", "jobs", &going, std::future::pending()).await else {
             panic!("no probe")
         };
         drop(probe);
         let begun = Instant::now();
-        assert!(matches!(holds.admit("a", "jobs", &going).await, Admission::Probe(_)));
+        assert!(matches!(
+            holds.admit("a", "jobs", &going, std::future::pending()).await,
+            Admission::Probe(_)
+        ));
         assert!(begun.elapsed() > Duration::ZERO);
     }
 
@@ -330,7 +345,10 @@ mod tests {
         };
         holds.hold("a", &ban);
         assert!(holds.wait("a") >= Duration::from_mins(5));
-        assert!(matches!(holds.admit("a", "jobs", &going).await, Admission::Probe(_)));
+        assert!(matches!(
+            holds.admit("a", "jobs", &going, std::future::pending()).await,
+            Admission::Probe(_)
+        ));
         assert!(begun.elapsed() >= Duration::from_mins(5));
     }
 
@@ -342,7 +360,7 @@ mod tests {
             ..failure(Reason::IpBanned)
         };
         holds.hold("a", &ban);
-        let mut waiting = Box::pin(holds.admit("a", "jobs", &going));
+        let mut waiting = Box::pin(holds.admit("a", "jobs", &going, std::future::pending()));
         assert!(poll!(&mut waiting).is_pending());
         let begun = Instant::now();
         going.drain();

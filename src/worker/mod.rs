@@ -136,12 +136,16 @@ impl Worker {
             }
         };
         let queue = self.names.queue(delivery.arrived_by());
-        match self.holds.admit(order.app_name(), &queue, shutdown).await {
+        match self
+            .holds
+            .admit(order.app_name(), &queue, shutdown, delivery.session_ended())
+            .await
+        {
             Admission::Later(reason) => {
                 progress.trouble(Failure::new(reason, Class::Hold, "the app is on hold; the job waits"));
             }
             admission @ (Admission::Go | Admission::Probe(_)) => {
-                let attempt = Attempt::new(self, &order, template, delivery.is_first());
+                let attempt = Attempt::new(self, &order, template, delivery);
                 attempt.run(&mut progress).await;
                 self.learn(&attempt, &progress, &admission);
                 drop(admission);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::amqp::Headers;
 use crate::dingtalk::Failure;
 use crate::outcome::{Outcome, Reason};
-use crate::slice::{Slice, Slices, parse_positions, write_positions};
+use crate::slice::{Card, Slice, Slices, parse_positions, write_positions};
 
 /// Positions that failed for good, by reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub(super) struct Progress {
     /// Who failed for good, in this attempt or an earlier one.
     pub(super) failed: Failed,
     /// The slices of those who failed in this attempt.
-    pub(super) dead: Vec<Slice>,
+    pub(super) dead: Slices,
     /// Who became final in this attempt without failing.
     pub(super) finals: Vec<Final>,
     /// Whether anybody became final in this attempt.
@@ -114,7 +114,9 @@ impl Progress {
             self.failed.add(reason, *position);
         }
         self.moved |= !positions.is_empty();
-        self.dead.extend(slice.clone().retain(|p| positions.contains(&p)));
+        if let Some(dead) = slice.clone().retain(|p| positions.contains(&p)) {
+            self.dead.add(dead);
+        }
     }
 
     /// What happened to those who failed; of several, the first is told.
@@ -132,15 +134,21 @@ impl Progress {
     }
 
     /// What a replay has to work on: whoever failed, in the slices of their cards as far as this attempt knows them, and
-    /// each alone where an earlier one failed them.
+    /// each alone where an earlier one failed them. The others of a slice have its card, so a replay begins with that.
     pub(super) fn replayable(&self) -> Slices {
-        let known: Vec<usize> = self.dead.iter().flat_map(Slice::open).copied().collect();
-        let alone = self
-            .failed
-            .positions()
-            .filter(|p| !known.contains(p))
-            .map(|p| Slice::whole(p, p));
-        Slices(self.dead.iter().cloned().chain(alone).collect())
+        let mut replayable = Slices::default();
+        for slice in &self.dead.0 {
+            let mut slice = slice.clone();
+            if slice.card == Card::Unsent && !slice.is_whole() {
+                slice.card = Card::Shown;
+            }
+            replayable.add(slice);
+        }
+        let known: Vec<usize> = self.dead.0.iter().flat_map(Slice::open).copied().collect();
+        for position in self.failed.positions().filter(|p| !known.contains(p)) {
+            replayable.add(Slice::whole(position, position));
+        }
+        replayable
     }
 
     /// Somebody became final without failing.
@@ -213,7 +221,35 @@ mod tests {
         assert_eq!(read("0-4", "no_such_reason=1"), Err("dingcard-failed"));
     }
 
+    #[test]
+    fn a_replay_begins_with_the_card_that_the_others_of_a_slice_have() {
+        let mut progress = Progress::default();
+        progress.fail(Reason::UserNotFound, &Slice::whole(0, 4), &[1]);
+        progress.fail(Reason::MobileInvalid, &Slice::whole(0, 4), &[2]);
+        progress.fail(Reason::TemplateInvalid, &Slice::whole(5, 6), &[5, 6]);
+        progress.failed.add(Reason::UserDisabled, 9);
+        assert_eq!(progress.replayable().to_string(), "0-4+1-2;5-6;9");
+    }
+
     proptest! {
+        #[test]
+        fn what_a_dead_letter_names_is_read_again_by_a_replay(
+            count in 1_usize..200,
+            failing in prop::collection::btree_map(0_usize..200, 0_usize..31, 1..40),
+        ) {
+            let mut progress = Progress::default();
+            let slices = Slices::cut(count, 20, |_| false);
+            for slice in &slices.0 {
+                for (position, reason) in failing.iter().filter(|(p, _)| slice.open().contains(p)) {
+                    progress.fail(Reason::ALL[*reason], slice, &[*position]);
+                }
+            }
+            let replayable = progress.replayable();
+            prop_assert_eq!(Slices::parse(&replayable.to_string(), count), Some(replayable.clone()));
+            let failed = failing.keys().filter(|p| **p < count).count();
+            prop_assert_eq!(replayable.open(), failed);
+        }
+
         #[test]
         fn progress_survives_the_trip_through_the_headers(
             count in 1_usize..200,

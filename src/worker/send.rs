@@ -42,7 +42,7 @@ pub(super) async fn send(attempt: &Attempt<'_>, slice: Slice, progress: &mut Pro
     };
     if !complete {
         // A card is created once, for all of its slice; so nobody is sent to before everybody is looked up.
-        progress.open.0.push(slice);
+        progress.open.add(slice);
         return Vec::new();
     }
     let mut batches = vec![spaces];
@@ -75,7 +75,9 @@ pub(super) async fn send(attempt: &Attempt<'_>, slice: Slice, progress: &mut Pro
         let open = slice
             .clone()
             .retain(|p| batch.iter().any(|(position, _)| *position == p));
-        progress.open.0.extend(open);
+        if let Some(open) = open {
+            progress.open.add(open);
+        }
     }
     halves
 }
@@ -134,7 +136,7 @@ impl Call<'_> {
         progress: &mut Progress,
     ) {
         slice.card = Card::Shown;
-        let (mut open, mut reached) = (Vec::new(), Vec::new());
+        let (mut open, mut reached, mut unconfirmed) = (Vec::new(), Vec::new(), Vec::new());
         for ((position, space), result) in batch.drain(..).zip(results) {
             match result {
                 Ok(_) => reached.push((position, space)),
@@ -142,6 +144,13 @@ impl Call<'_> {
                     self.forget(&space, &failure).await;
                     progress.note(&failure);
                     progress.fail(failure.reason, slice, &[position]);
+                }
+                // It may have arrived, and to ask again could show it twice.
+                Err(failure)
+                    if failure.class == Class::Unknown
+                        && self.attempt.order.settings.card_api == CardApi::Instances =>
+                {
+                    unconfirmed.push((position, space));
                 }
                 Err(failure) => {
                     progress.trouble(failure);
@@ -151,13 +160,15 @@ impl Call<'_> {
         }
         self.conclude(&reached, Outcome::Delivered, Reason::None, progress)
             .await;
+        self.conclude(&unconfirmed, Outcome::Delivered, Reason::Unconfirmed, progress)
+            .await;
         *batch = open;
     }
 
     /// `param.cardAlreadyExist` in its meanings: an answer of ours was lost, with this worker or with another; or somebody
     /// published this job before.
     async fn already_exists(&self, slice: &Slice, batch: &mut Vec<(usize, Space)>, progress: &mut Progress) {
-        let published_before = slice.card == Card::Unsent && self.attempt.first && progress.attempt == 1;
+        let published_before = slice.card == Card::Unsent && self.attempt.delivery.is_first() && progress.attempt == 1;
         let (outcome, reason) = if published_before {
             (Outcome::Duplicate, Reason::None)
         } else {

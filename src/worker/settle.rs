@@ -13,6 +13,7 @@ use crate::amqp::{Delivery, Destination, Headers, Queue, Settled, published_at};
 use crate::job::Job;
 use crate::outcome::{Class, Outcome, Reason};
 use crate::retry;
+use crate::slice::Slices;
 
 /// A pause before a job whose time was up goes on: it lost to others, so it steps behind them.
 const AFTER_DEADLINE: Duration = Duration::from_secs(1);
@@ -45,8 +46,8 @@ pub(super) struct Ended {
     app: String,
     job_id: Option<String>,
     progress: Progress,
-    /// Recipients of a job that died before it was cut.
-    uncut: usize,
+    /// The recipients of a job that died as a whole, before anybody was looked at: what its headers say of them stands.
+    whole: Option<usize>,
 }
 
 impl Settlement {
@@ -63,7 +64,7 @@ impl Settlement {
                 app: app.to_owned(),
                 job_id,
                 progress,
-                uncut: job.map_or(0, |j| j.to.len()),
+                whole: Some(job.map_or(0, |j| j.to.len())),
             },
             reason,
         }
@@ -146,7 +147,7 @@ impl Ended {
             app: order.app_name().to_owned(),
             job_id: Some(order.job.id.clone()),
             progress,
-            uncut: 0,
+            whole: None,
         }
     }
 }
@@ -156,9 +157,10 @@ pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Sett
     match settlement {
         Settlement::Move(queue) => {
             let home = worker.names.queue(delivery.arrived_by());
+            // No attempt was made, so but for where a suspect comes from nothing is noted.
             let headers = Headers {
                 queue: (queue == Queue::Suspect).then_some(home),
-                ..stamped(worker, &delivery)
+                ..delivery.headers().clone()
             };
             worker
                 .publisher
@@ -180,7 +182,11 @@ pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Sett
             reason,
         } => {
             count_finals(worker, &delivery, &ended);
-            let headers = ended.progress.headers(&stamped(worker, &delivery), reason);
+            let mut headers = ended.progress.headers(&stamped(worker, &delivery), reason);
+            if reason.holds() {
+                // Nothing was shown, so a copy that was is still the first.
+                headers.first_seen = delivery.headers().first_seen;
+            }
             let to = Destination::Later(queue, delay);
             let settled = worker
                 .publisher
@@ -221,6 +227,18 @@ async fn dead(worker: &Worker, delivery: Delivery, ended: &Ended, reason: Reason
     let mut headers = ended.progress.headers(&stamped(worker, &delivery), reason);
     let replayable = ended.progress.replayable();
     headers.open = (!replayable.0.is_empty()).then(|| replayable.to_string());
+    let mut uncut = 0;
+    if let Some(recipients) = ended.whole {
+        let before = delivery.headers();
+        let still_open = before
+            .open
+            .as_deref()
+            .and_then(|open| Slices::parse(open, recipients.max(1000)));
+        uncut = still_open.map_or(recipients, |slices| slices.open());
+        headers.open.clone_from(&before.open);
+        headers.failed.clone_from(&before.failed);
+        headers.attempt = before.attempt;
+    }
     headers
         .queue
         .get_or_insert_with(|| worker.names.queue(delivery.arrived_by()));
@@ -241,10 +259,8 @@ async fn dead(worker: &Worker, delivery: Delivery, ended: &Ended, reason: Reason
     for (reason, count) in ended.progress.failed.counts() {
         worker.metrics.recipients(&ended.app, Outcome::Dead, reason, count);
     }
-    if ended.uncut > 0 {
-        worker
-            .metrics
-            .recipients(&ended.app, Outcome::Dead, reason, ended.uncut);
+    if uncut > 0 {
+        worker.metrics.recipients(&ended.app, Outcome::Dead, reason, uncut);
     }
     tracing::warn!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, detail = ended.progress.detail,
         failed = headers.failed, "dead: the job is in the dead letters (dingcard dead show)");

@@ -11,7 +11,8 @@ use crate::slice::Slice;
 
 /// Updates the card of `slice`; where there is none, the cards of its halves.
 pub(super) async fn update(attempt: &Attempt<'_>, earlier: &str, slice: Slice, progress: &mut Progress) {
-    let mut missing = None;
+    let mut missing: Option<Failure> = None;
+    let (mut absent, mut others) = (Vec::new(), false);
     let mut pending = vec![slice.clone()];
     let mut found = false;
     while let Some(part) = pending.pop() {
@@ -28,7 +29,7 @@ pub(super) async fn update(attempt: &Attempt<'_>, earlier: &str, slice: Slice, p
                 let halves = part.halves().filter(|_| found || part.bounds() == slice.bounds());
                 match halves {
                     Some(halves) => pending.extend(halves),
-                    None => progress.open.0.push(part),
+                    None => absent.push(part),
                 }
                 missing = Some(failure);
             }
@@ -38,23 +39,20 @@ pub(super) async fn update(attempt: &Attempt<'_>, earlier: &str, slice: Slice, p
             }
             Err(failure) => {
                 progress.trouble(failure);
-                progress.open.0.push(part);
+                progress.open.add(part);
+                others = true;
             }
         }
     }
-    if let Some(failure) = missing
-        && progress.open.open() > 0
-    {
+    if let Some(failure) = missing.filter(|_| !absent.is_empty()) {
         progress.trouble(Failure {
             class: Class::Transient,
             ..failure
         });
-        if !found {
-            progress
-                .open
-                .0
-                .retain(|open| open.bounds().0 < slice.bounds().0 || open.bounds().1 > slice.bounds().1);
-            progress.open.0.push(slice);
+        // Where no part has a card, the first job may simply not have been delivered yet.
+        let absent = if found || others { absent } else { vec![slice] };
+        for part in absent {
+            progress.open.add(part);
         }
     }
 }

@@ -101,6 +101,40 @@ fn a_replay_reaches_those_who_failed_and_nobody_else_a_second_time() {
 }
 
 #[test]
+fn who_was_unknown_and_is_known_now_gets_the_card_of_the_others_by_a_replay() {
+    for api in ["instances", "interactive"] {
+        let stand = Stand::new()
+            .with("USERS__NEGATIVE_TTL", "1ms")
+            .with("APPS__DEFAULT__CARD_API", api);
+        let worker = stand.worker();
+        stand.faults(&json!([{"kind": "error", "endpoint": "getbymobile", "legacy": true, "errcode": 60121}]));
+        let to = [
+            "--user-id",
+            "a",
+            "--user-id",
+            "b",
+            "--mobile",
+            "15012341231",
+            "--mobile",
+            "15012341232",
+        ];
+        stand.publish(&[&["--id", "j"][..], &to].concat());
+        worker.wait_for_jobs("dead", 1);
+        assert_eq!(stand.calls()["deliveries"]["total"], json!(2), "{api}");
+        stand.faults(&json!([]));
+        assert!(stdout(&stand, &["dead", "replay", "--reason", "user_not_found"]).contains("replayed 1 dead letters"));
+        worker.wait_for_jobs("delivered", 1);
+        let deliveries = &stand.calls()["deliveries"];
+        assert_eq!(
+            (&deliveries["total"], &deliveries["duplicates"]),
+            (&json!(4), &json!(0)),
+            "{api}"
+        );
+        assert_eq!(worker.recipients("delivered", "none"), 4.0, "{api}");
+    }
+}
+
+#[test]
 fn a_replay_without_a_filter_needs_all_and_a_discard_deletes_what_is_meant_alone() {
     let stand = Stand::new();
     let worker = stand.worker();
