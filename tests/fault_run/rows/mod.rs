@@ -7,6 +7,7 @@ mod broker;
 mod dingtalk;
 mod holds;
 mod jobs;
+mod redis;
 mod workers;
 
 use crate::stage::Stage;
@@ -52,5 +53,13 @@ const fn alone(name: &'static str, holds: &'static str, play: fn(&mut Stage) -> 
 
 /// Every row.
 pub(crate) fn all() -> Vec<Row> {
-    [workers::ROWS, broker::ROWS, dingtalk::ROWS, holds::ROWS, jobs::ROWS].concat()
+    [
+        workers::ROWS,
+        broker::ROWS,
+        redis::ROWS,
+        dingtalk::ROWS,
+        holds::ROWS,
+        jobs::ROWS,
+    ]
+    .concat()
 }

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::broker::Broker;
 use crate::process::{Process, command};
+use crate::redis_server::RedisServer;
 use crate::verdict::{Evidence, Verdict};
 use crate::wire::{self, Letter};
 
@@ -172,6 +173,13 @@ impl Stage {
         ] {
             self.set(&format!("APPS__SALES__{key}"), value);
         }
+    }
+
+    /// A Redis that the workers which start from now on share.
+    pub(crate) fn share_redis(&mut self) -> RedisServer {
+        let server = RedisServer::start();
+        self.set("REDIS__URL", &server.url());
+        server
     }
 
     /// A job to a mobile of its own, which also names it in the card.
