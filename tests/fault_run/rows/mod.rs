@@ -8,6 +8,7 @@ mod dingtalk;
 mod holds;
 mod jobs;
 mod redis;
+mod replay;
 mod workers;
 
 use crate::stage::Stage;
@@ -60,6 +61,7 @@ pub(crate) fn all() -> Vec<Row> {
         dingtalk::ROWS,
         holds::ROWS,
         jobs::ROWS,
+        replay::ROWS,
     ]
     .concat()
 }

@@ -76,6 +76,8 @@ pub(crate) struct Stage {
     pub(crate) workers: Vec<Worker>,
     /// Workers that were killed or stopped: what they said still counts.
     gone: Vec<Worker>,
+    /// What others said.
+    heard: Vec<String>,
     latency: Duration,
     /// The kind of fault that makes it.
     slowness: &'static str,
@@ -114,6 +116,7 @@ impl Stage {
             env: Vec::new(),
             workers: Vec::new(),
             gone: Vec::new(),
+            heard: Vec::new(),
             latency: Duration::ZERO,
             slowness: "latency",
             evidence: Evidence::default(),
