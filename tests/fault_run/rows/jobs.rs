@@ -18,6 +18,11 @@ pub(super) const ROWS: &[Row] = &[
     ),
     row("published-five-times", "one card each on createAndDeliver", five_times),
     row(
+        "published-five-times-interactive",
+        "on interactiveCards/send, the copies after the first is in a ledger that all share; one card each",
+        five_times_interactive,
+    ),
+    row(
         "spread",
         "jobs that fail together come back apart: no second holds more than three times the mean",
         spread,
@@ -72,7 +77,31 @@ fn five_times(stage: &mut Stage) -> Result<(), String> {
         .collect();
     stage.publish(&close)?;
     stage.settle()?;
-    let (cards, messages) = (2 * different, copies.len() + close.len());
+    one_card_each(stage, 2 * different, copies.len() + close.len());
+    Ok(())
+}
+
+/// The sandbox makes a second card of such a call, so that only the ledger can prevent one.
+fn five_times_interactive(stage: &mut Stage) -> Result<(), String> {
+    stage.set("APPS__DEFAULT__CARD_API", "interactive");
+    let _redis = stage.share_redis();
+    stage.start_workers()?;
+    let different = stage.run.jobs / 5;
+    let jobs: Vec<_> = (0..different).map(Stage::job).collect();
+    stage.publish(&jobs)?;
+    let delivered = [("outcome", "delivered")];
+    stage.wait("the first of each to be told", |stage| {
+        (stage.sum("dingcard_jobs_total", &delivered) >= different as f64).then_some(())
+    })?;
+    let copies: Vec<_> = (0..different * 4).map(|number| Stage::job(number / 4)).collect();
+    stage.publish(&copies)?;
+    stage.settle()?;
+    one_card_each(stage, different, jobs.len() + copies.len());
+    Ok(())
+}
+
+/// What every message of a job but one was told as, and what was shown.
+fn one_card_each(stage: &mut Stage, cards: usize, messages: usize) {
     let told = |stage: &Stage, outcome| stage.said_metric("dingcard_jobs_total", &[("outcome", outcome)]);
     let (delivered, duplicate) = (told(stage, "delivered"), told(stage, "duplicate"));
     stage.note(format!(
@@ -86,7 +115,6 @@ fn five_times(stage: &mut Stage) -> Result<(), String> {
     stage.demand(delivered as usize == cards, || {
         format!("{delivered} jobs told as delivered, of {cards} different ones")
     });
-    Ok(())
 }
 
 fn spread(stage: &mut Stage) -> Result<(), String> {
