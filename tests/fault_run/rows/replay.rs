@@ -14,14 +14,15 @@ pub(super) const ROWS: &[Row] = &[row(
     killed,
 )];
 
-/// How long the live traffic lasts, and the replay where nobody kills it.
-const LIVE: Duration = Duration::from_secs(4);
+/// How long the replay takes where nobody kills it, as far as the broker keeps up.
 const REPLAY: Duration = Duration::from_secs(3);
+/// How long the live traffic lasts longer than that, besides the time to publish it: so many jobs a second.
+const LIVE: Duration = Duration::from_secs(1);
+const PUBLISHED: f64 = 250.0;
 
 fn killed(stage: &mut Stage) -> Result<(), String> {
     // The dead are one app's, so that what is replayed can be told from the live traffic.
     stage.set_second_app();
-    stage.stretch(2 * LIVE)?;
     let refused = json!({"kind": "error", "endpoint": "createAndDeliver", "status": 400,
         "code": "param.templateUnpublished", "app": "dingsandbox2"});
     stage.faults(&json!([refused]))?;
@@ -32,7 +33,9 @@ fn killed(stage: &mut Stage) -> Result<(), String> {
     let dead = stage.queue("dead");
     wait_letters(stage, &dead, half)?;
 
-    stage.faults(&json!([]))?;
+    let lasting = REPLAY + LIVE + Duration::from_secs_f64(stage.run.jobs as f64 / PUBLISHED);
+    // All that may be in work is for twice as many jobs as are live.
+    stage.stretch(2 * lasting)?;
     stage.publish(&live)?;
     let rate = (half as f64 / REPLAY.as_secs_f64()).to_string();
     let mut first = stage.begin(&["dead", "replay", "--all", "--rate", &rate])?;
