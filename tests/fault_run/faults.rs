@@ -1,4 +1,4 @@
-//! The fault run: private brokers, the sandbox and workers; one fault at a time; a checker's line for each.
+//! The fault run: private brokers, Redis, the sandbox and workers; one fault at a time; a checker's line for each.
 //!
 //! Separate from the integration tests because its question is another one: not whether a behaviour is there, but whether
 //! anything is lost or told twice while things are killed, at any number of jobs. `tests/faults` runs it, `tests/run` its
@@ -27,6 +27,8 @@ mod http;
 #[path = "../it/process.rs"]
 mod process;
 mod proxy;
+#[path = "../it/redis_server.rs"]
+mod redis_server;
 mod rows;
 mod stage;
 mod table;

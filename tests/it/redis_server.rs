@@ -1,10 +1,10 @@
 //! A real Redis of one's own, for as long as a value lives.
 //!
-//! Apart from what uses it because the unit tests of what is shared and the integration tests need the same server, one
-//! that can also be killed, frozen and emptied. It keeps nothing on disk, and refuses to touch a Redis that it did not
-//! start.
+//! Apart from what uses it because the unit tests of what is shared, the integration tests and the fault run need the
+//! same server, one that can also be killed, frozen and emptied. It keeps nothing on disk, and refuses to touch a Redis
+//! that it did not start.
 
-// Two programs share it, and neither uses all of it.
+// Three programs share it, and none uses all of it.
 #![allow(dead_code)]
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Row, row};
-use crate::stage::Stage;
+use crate::stage::{IN_WORK, Stage};
 use crate::wire::{self, Raw};
 
 pub(super) const ROWS: &[Row] = &[
@@ -18,11 +18,26 @@ pub(super) const ROWS: &[Row] = &[
     ),
     row("published-five-times", "one card each on createAndDeliver", five_times),
     row(
+        "published-five-times-interactive",
+        "on interactiveCards/send, the copies after the first is in a ledger that all share; one card each",
+        five_times_interactive,
+    ),
+    row(
+        "killer",
+        "a job that ends its worker each time; dead after at most 5 crashes, no innocent one",
+        killer,
+    ),
+    row(
         "spread",
         "jobs that fail together come back apart: no second holds more than three times the mean",
         spread,
     ),
 ];
+
+/// So many crashes are proof against a job.
+const CRASHES: usize = 5;
+/// How long a call of the others takes while one kills.
+const CALL: Duration = Duration::from_millis(500);
 
 fn malformed(stage: &mut Stage) -> Result<(), String> {
     stage.start_workers()?;
@@ -72,7 +87,31 @@ fn five_times(stage: &mut Stage) -> Result<(), String> {
         .collect();
     stage.publish(&close)?;
     stage.settle()?;
-    let (cards, messages) = (2 * different, copies.len() + close.len());
+    one_card_each(stage, 2 * different, copies.len() + close.len());
+    Ok(())
+}
+
+/// The sandbox makes a second card of such a call, so that only the ledger can prevent one.
+fn five_times_interactive(stage: &mut Stage) -> Result<(), String> {
+    stage.set("APPS__DEFAULT__CARD_API", "interactive");
+    let _redis = stage.share_redis();
+    stage.start_workers()?;
+    let different = stage.run.jobs / 5;
+    let jobs: Vec<_> = (0..different).map(Stage::job).collect();
+    stage.publish(&jobs)?;
+    let delivered = [("outcome", "delivered")];
+    stage.wait("the first of each to be told", |stage| {
+        (stage.sum("dingcard_jobs_total", &delivered) >= different as f64).then_some(())
+    })?;
+    let copies: Vec<_> = (0..different * 4).map(|number| Stage::job(number / 4)).collect();
+    stage.publish(&copies)?;
+    stage.settle()?;
+    one_card_each(stage, different, jobs.len() + copies.len());
+    Ok(())
+}
+
+/// What every message of a job but one was told as, and what was shown.
+fn one_card_each(stage: &mut Stage, cards: usize, messages: usize) {
     let told = |stage: &Stage, outcome| stage.said_metric("dingcard_jobs_total", &[("outcome", outcome)]);
     let (delivered, duplicate) = (told(stage, "delivered"), told(stage, "duplicate"));
     stage.note(format!(
@@ -86,6 +125,46 @@ fn five_times(stage: &mut Stage) -> Result<(), String> {
     stage.demand(delivered as usize == cards, || {
         format!("{delivered} jobs told as delivered, of {cards} different ones")
     });
+}
+
+/// The killer's call never ends, and the worker that is in it is killed, with other jobs in its work.
+fn killer(stage: &mut Stage) -> Result<(), String> {
+    stage.set_second_app();
+    // Nobody may come back from the killer's call by a timeout.
+    stage.set("DINGTALK__TIMEOUT", "10m");
+    stage.stretch_answers(CALL.mul_f64(stage.run.jobs as f64 / IN_WORK as f64))?;
+    stage.faults(&json!([{"kind": "latency", "ms": 600_000, "app": "dingsandbox2"}]))?;
+    stage.start_workers()?;
+    stage.publish(&[
+        json!({"id": "killer", "app": "sales", "to": [{"user_id": "killer"}], "params": {"job": "killer"}}),
+    ])?;
+    stage.evidence.doomed.insert("killer".to_owned());
+    let jobs: Vec<_> = (0..stage.run.jobs).map(Stage::job).collect();
+    let mut chunks = jobs.chunks((jobs.len() / (CRASHES + 1)).min(IN_WORK as usize * 3));
+    for crash in 1..=CRASHES {
+        let due = stage.evidence.published.len() as u64 - 1;
+        let place = stage.wait(&format!("the killer alone in work before crash {crash}"), |stage| {
+            let busy = stage.each("dingcard_jobs_in_flight", &[]);
+            let idle = busy.iter().sum::<f64>() == 1.0 && stage.delivered().ok()? >= due;
+            idle.then(|| busy.iter().position(|count| *count == 1.0)).flatten()
+        })?;
+        stage.publish(chunks.next().unwrap_or_default())?;
+        stage.wait("other jobs in the same worker's work", |stage| {
+            let busy = stage.each("dingcard_jobs_in_flight", &[]);
+            (*busy.get(place)? >= 2.0).then_some(())
+        })?;
+        stage.replace_killed(place)?;
+    }
+    stage.stretch_answers(Duration::ZERO)?;
+    stage.publish(&chunks.collect::<Vec<_>>().concat())?;
+    stage.settle()?;
+    let letters: Vec<String> = stage
+        .letters()
+        .iter()
+        .map(|letter| format!("{}: {}", letter.id, letter.reason))
+        .collect();
+    stage.note(format!("{CRASHES} crashes"));
+    stage.demand(letters == ["killer: delivery_limit"], || letters.join(", "));
     Ok(())
 }
 

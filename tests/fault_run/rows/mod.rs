@@ -7,6 +7,8 @@ mod broker;
 mod dingtalk;
 mod holds;
 mod jobs;
+mod redis;
+mod replay;
 mod workers;
 
 use crate::stage::Stage;
@@ -52,5 +54,14 @@ const fn alone(name: &'static str, holds: &'static str, play: fn(&mut Stage) -> 
 
 /// Every row.
 pub(crate) fn all() -> Vec<Row> {
-    [workers::ROWS, broker::ROWS, dingtalk::ROWS, holds::ROWS, jobs::ROWS].concat()
+    [
+        workers::ROWS,
+        broker::ROWS,
+        redis::ROWS,
+        dingtalk::ROWS,
+        holds::ROWS,
+        jobs::ROWS,
+        replay::ROWS,
+    ]
+    .concat()
 }

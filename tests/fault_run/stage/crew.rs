@@ -20,8 +20,18 @@ impl Stage {
     }
 
     fn begin_worker(&self) -> Result<Process, String> {
+        self.begin(&["worker", "--listen", "127.0.0.1:0"])
+    }
+
+    /// A `dingcard` with the settings of the workers.
+    pub(crate) fn begin(&self, args: &[&str]) -> Result<Process, String> {
         let env: Vec<_> = self.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        Process::start(&self.run.bin, &["worker", "--listen", "127.0.0.1:0"], &env)
+        Process::start(&self.run.bin, args, &env)
+    }
+
+    /// What another `dingcard` than a worker said counts as well.
+    pub(crate) fn hear(&mut self, process: &Process) {
+        self.heard.extend(process.lines());
     }
 
     /// `kill -9` of one worker, and another in its place.

@@ -75,11 +75,11 @@ impl Stage {
         verdict
     }
 
-    /// Every line of every worker, and its last metrics.
+    /// Every line of every worker, its last metrics, and what others said.
     pub(crate) fn said(&self) -> Vec<String> {
         let workers = self.gone.iter().chain(&self.workers);
         let lines = workers.flat_map(|w| w.process.lines().into_iter().chain(w.page.lines().map(str::to_owned)));
-        lines.collect()
+        lines.chain(self.heard.iter().cloned()).collect()
     }
 
     /// A metric over all workers that have ended, as they last told it.

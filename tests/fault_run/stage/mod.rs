@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::broker::Broker;
 use crate::process::{Process, command};
+use crate::redis_server::RedisServer;
 use crate::verdict::{Evidence, Verdict};
 use crate::wire::{self, Letter};
 
@@ -75,6 +76,8 @@ pub(crate) struct Stage {
     pub(crate) workers: Vec<Worker>,
     /// Workers that were killed or stopped: what they said still counts.
     gone: Vec<Worker>,
+    /// What others said.
+    heard: Vec<String>,
     latency: Duration,
     /// The kind of fault that makes it.
     slowness: &'static str,
@@ -113,6 +116,7 @@ impl Stage {
             env: Vec::new(),
             workers: Vec::new(),
             gone: Vec::new(),
+            heard: Vec::new(),
             latency: Duration::ZERO,
             slowness: "latency",
             evidence: Evidence::default(),
@@ -172,6 +176,13 @@ impl Stage {
         ] {
             self.set(&format!("APPS__SALES__{key}"), value);
         }
+    }
+
+    /// A Redis that the workers which start from now on share.
+    pub(crate) fn share_redis(&mut self) -> RedisServer {
+        let server = RedisServer::start();
+        self.set("REDIS__URL", &server.url());
+        server
     }
 
     /// A job to a mobile of its own, which also names it in the card.
