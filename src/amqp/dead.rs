@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, BasicNackOptions, QueueDeclareOptions};
+use lapin::options::{BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,9 @@ use super::delivery::{Delivery, Queue};
 const AFTER_THE_LAST: Duration = Duration::from_millis(500);
 /// How long the broker may take for a letter that it has counted.
 const BEFORE_THE_LAST: Duration = Duration::from_secs(10);
+
+/// Letters that can be held at once: AMQP counts them in 16 bits.
+const MOST: u16 = u16::MAX;
 
 /// The dead letters, held.
 pub struct Held {
@@ -47,6 +50,9 @@ impl Broker {
             .queue_declare(queue.clone(), passive, FieldTable::default())
             .await;
         let declared = declared.map_err(ConnectError::Consume)?;
+        // Without a number a quorum queue gives a consumer 2,000 and waits (seen with 3.10.8).
+        let qos = channel.basic_qos(MOST, BasicQosOptions::default()).await;
+        qos.map_err(ConnectError::Consume)?;
         let options = BasicConsumeOptions::default();
         let consumer = channel
             .basic_consume(queue, "".into(), options, FieldTable::default())
@@ -76,7 +82,13 @@ impl Held {
         self.others
     }
 
-    /// The next letter; `None` after the last.
+    /// How many letters were taken.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// The next letter; `None` after the last, or after as many as can be held at once.
     pub async fn next(&mut self) -> Option<Delivery> {
         let patience = if self.taken < self.counted {
             BEFORE_THE_LAST

@@ -106,6 +106,13 @@ async fn take(broker: &Broker, held: &mut Held, filter: &Filter) -> Vec<(Letter,
         }
     }
     bar.finish_and_clear();
+    if held.taken() < held.counted() {
+        tracing::warn!(
+            looked_at = held.taken(),
+            of = held.counted(),
+            "more letters are there than can be held at once; run this again for the rest"
+        );
+    }
     taken
 }
 

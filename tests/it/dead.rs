@@ -36,6 +36,15 @@ fn fifty_looks_in_a_row_find_every_letter() {
 }
 
 #[test]
+fn more_letters_than_the_broker_gives_unasked_are_all_found() {
+    let stand = Stand::new();
+    let worker = stand.worker();
+    stand.publish_lines((0..2_500).map(|n| json!({"id": format!("j{n}"), "to": [{"mobile": "15012340000"}]})));
+    worker.wait_for_jobs("dead", 2_500);
+    assert_eq!(listed(&stand, &[]).len(), 2_500);
+}
+
+#[test]
 fn a_letter_is_found_by_its_reason_its_app_or_its_id_and_shown_with_all_that_is_known() {
     let stand = Stand::new().with_second_app();
     let worker = stand.worker();
