@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use lapin::options::BasicQosOptions;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::ShortString;
 use lapin::uri::AMQPUri;
-use lapin::{Connection, ConnectionProperties, Event};
+use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -266,15 +267,20 @@ impl Broker {
         self.prepare(pool.connection()).await?;
         self.pool.send_replace(Some(pool));
 
+        let mut channels = Vec::new();
         let mut consumers = FuturesUnordered::new();
         for consumer in timed("consume", self.start_consumers(parts, session, consuming)).await?? {
+            channels.push(consumer.channel());
             consumers.push(consumer.run(shutdown, on_delivery));
         }
         parts.metrics.consuming.set(1);
         parts.health.broker_ready();
         tracing::info!(queues = consumers.len(), prefetch = self.settings.prefetch, "consuming");
         tokio::select! {
-            () = shutdown.aborted() => Ok(()),
+            () = shutdown.aborted() => {
+                flush(&channels).await;
+                Ok(())
+            }
             Some(why) = consumers.next() => Err(SessionError::Ended(why)),
             () = session.cancelled() => Err(SessionError::Ended("the connection was lost".to_owned())),
         }
@@ -312,6 +318,18 @@ async fn timed<T>(step: &'static str, future: impl Future<Output = T>) -> Result
     tokio::time::timeout(STEP_TIMEOUT, future)
         .await
         .map_err(|_| ConnectError::Timeout(step))
+}
+
+/// Waits until the broker has all that was written on these channels. lapin drops what is still queued of a channel that is
+/// closed, so the last acknowledgements of a worker that stops would be lost; an answer to a question after them proves
+/// that they have arrived.
+async fn flush(channels: &[Channel]) {
+    let ask = |channel: &Channel| {
+        let channel = channel.clone();
+        async move { channel.basic_qos(1, BasicQosOptions::default()).await }
+    };
+    let asked = futures_util::future::join_all(channels.iter().map(ask));
+    let _gone = tokio::time::timeout(CLOSE_TIMEOUT, asked).await;
 }
 
 async fn close(connection: &Connection) {

@@ -70,6 +70,11 @@ impl Consumer {
         Ok(consumer)
     }
 
+    /// Its channel, on which its deliveries are settled.
+    pub(super) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     async fn consume(&mut self) -> lapin::Result<()> {
         let prefetch = match *self.pace.borrow_and_update() {
             Pace::Full => self.prefetch,
