@@ -1,7 +1,7 @@
 //! The shared store: what the workers of a fleet tell each other through Redis, where one is configured.
 //!
-//! Separate because the ledger, the user IDs and the token ask the same of it: a few keys in one round trip, answered
-//! soon or not at all. Redis away means that nothing is shared, never that a caller fails: no question here ends in an
+//! Separate because the ledger, the user IDs, the token, the pace of calls and the month's count ask the same of it: a few
+//! keys in one round trip, answered soon or not at all. Redis away means that nothing is shared, never that a caller fails: no question here ends in an
 //! error, and while Redis is away none costs any time. One task owns the connection: each second, and whenever a question
 //! was not answered, it looks whether Redis does all that is asked of it, and replaces a connection that does not. (The
 //! `redis` crate's own connection manager tells nobody whether it is connected, and keeps a connection whose server has
@@ -20,6 +20,7 @@ use redis::{
 };
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use crate::config::{Config, ConfigError, ExposeSecret as _};
 use crate::metrics::Metrics;
@@ -30,6 +31,22 @@ const RESPONSE: Duration = Duration::from_millis(300);
 const CONNECT: Duration = Duration::from_secs(1);
 /// How often the connection is looked at, and so the longest time that a Redis which is back goes unused.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// A worker that was not seen for so long has left the fleet.
+const PRESENCE: Duration = Duration::from_secs(5);
+/// How long the larger fleet counts, after one was seen that is smaller: a Redis that lost its memory sees it come back
+/// one by one.
+const FLEET_MEMORY: Duration = Duration::from_secs(15);
+/// All workers notice within this time that Redis is back.
+const SETTLING: Duration = Duration::from_secs(4);
+
+/// Notes the worker ARGV[1] as present for ARGV[2] microseconds, by the server's clock; how many are.
+const PRESENT: &str = "local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[2] / 1000)
+return redis.call('ZCARD', KEYS[1])";
 
 /// Deletes a key that still has the value.
 const REMOVE_IF: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
@@ -46,9 +63,21 @@ pub enum Store {
 /// A Redis that comes and goes.
 pub struct Redis {
     namespace: String,
+    /// This worker's name in the fleet.
+    member: String,
     state: Mutex<State>,
+    fleet: Mutex<Fleet>,
     doubted: Arc<Notify>,
     metrics: Arc<Metrics>,
+}
+
+/// What is known of the workers that share the store.
+#[derive(Default)]
+struct Fleet {
+    /// How many there are, and when so many were seen last.
+    size: Option<(usize, Instant)>,
+    /// When the store came back after it had been away.
+    back: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -112,7 +141,9 @@ impl Store {
         metrics.expect_redis();
         let redis = Arc::new(Redis {
             namespace: config.amqp.namespace.clone(),
+            member: uuid::Uuid::new_v4().to_string(),
             state: Mutex::new(State::Starting),
+            fleet: Mutex::default(),
             doubted: Arc::default(),
             metrics: metrics.clone(),
         });
@@ -188,6 +219,53 @@ impl Store {
         }
     }
 
+    /// What a Lua script answers, run whole on the server and by its clock; `None` where Redis gives no answer.
+    pub async fn run<T: FromRedisValue>(&self, script: &str, keys: &[&str], arguments: &[u64]) -> Option<T> {
+        let Self::Redis(redis) = self else { return None };
+        let mut question = redis::pipe();
+        question
+            .cmd("EVAL")
+            .arg(script)
+            .arg(keys.len())
+            .arg(keys)
+            .arg(arguments);
+        redis.ask::<(T,)>(&question).await.map(|(answer,)| answer)
+    }
+
+    /// Adds to the number `key`, which lives for `ttl` from now, and gives the sum.
+    pub async fn add(&self, key: &str, amount: u64, ttl: Duration) -> Option<u64> {
+        let Self::Redis(redis) = self else { return None };
+        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let mut question = redis::pipe();
+        question.cmd("INCRBY").arg(key).arg(amount);
+        question.cmd("PEXPIRE").arg(key).arg(ttl).ignore();
+        redis.ask::<(u64,)>(&question).await.map(|(sum,)| sum)
+    }
+
+    /// Whether the workers share what they know just now.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        matches!(self, Self::Redis(redis) if matches!(&*redis.state(), State::Up(_)))
+    }
+
+    /// How many workers share the store, as far as was seen of late; `None` where none was seen ever.
+    #[must_use]
+    pub fn fleet(&self) -> Option<usize> {
+        match self {
+            Self::InProcess => None,
+            Self::Redis(redis) => redis.fleet_state().size.map(|(size, _)| size),
+        }
+    }
+
+    /// Whether the store is back for so short a time that others may not have noticed.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        match self {
+            Self::InProcess => false,
+            Self::Redis(redis) => redis.fleet_state().back.is_some_and(|back| back.elapsed() < SETTLING),
+        }
+    }
+
     /// Takes the lease `key`. It ends by itself after `ttl`, in case its holder does not end it.
     pub async fn lease(&self, key: &str, ttl: Duration) -> Lease {
         let Self::Redis(redis) = self else {
@@ -222,6 +300,21 @@ impl Redis {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn fleet_state(&self) -> MutexGuard<'_, Fleet> {
+        self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many workers were present just now.
+    fn saw(&self, present: usize) {
+        let mut fleet = self.fleet_state();
+        let outdated = fleet
+            .size
+            .is_none_or(|(size, at)| present >= size || at.elapsed() >= FLEET_MEMORY);
+        if outdated {
+            fleet.size = Some((present, Instant::now()));
+        }
+    }
+
     /// Whether it serves, as far as is known.
     fn is_up(&self) -> bool {
         matches!(&*self.state(), State::Up(_) | State::Doubted(_))
@@ -253,14 +346,19 @@ impl Redis {
         let probe = self.probe();
         let before = self.state().clone();
         if let State::Up(connection) | State::Doubted(connection) = &before
-            && serves(connection.clone(), &probe).await.is_ok()
+            && let Ok(present) = serves(connection.clone(), &probe).await
         {
+            self.saw(present);
             // One answer can be late on a busy machine; that is nothing to tell.
             *self.state() = State::Up(connection.clone());
             return;
         }
         match (connect(client, &probe).await, before) {
-            (Ok(connection), before) => {
+            (Ok((connection, present)), before) => {
+                self.saw(present);
+                if matches!(before, State::Away) {
+                    self.fleet_state().back = Some(Instant::now());
+                }
                 *self.state() = State::Up(connection);
                 self.metrics.redis_connected.set(1);
                 match before {
@@ -279,7 +377,8 @@ impl Redis {
         }
     }
 
-    /// Every command that is used: a server that is full, read-only or refuses one of them is as good as away.
+    /// Every command that is used, and the worker's presence: a server that is full, read-only or refuses one of them is as
+    /// good as away.
     fn probe(&self) -> Pipeline {
         let key = format!("{}:probe", self.namespace);
         let mut probe = redis::pipe();
@@ -287,7 +386,15 @@ impl Redis {
         probe.cmd("GET").arg(&key).ignore();
         probe.cmd("MGET").arg(&key).ignore();
         probe.cmd("PTTL").arg(&key).ignore();
+        probe.cmd("INCRBY").arg(&key).arg(0).ignore();
         probe.add_command(remove_if(&key, "1")).ignore();
+        probe
+            .cmd("EVAL")
+            .arg(PRESENT)
+            .arg(1)
+            .arg(format!("{}:fleet", self.namespace))
+            .arg(&self.member)
+            .arg(u64::try_from(PRESENCE.as_micros()).unwrap_or(u64::MAX));
         probe
     }
 }
@@ -316,17 +423,19 @@ async fn keep(redis: Weak<Redis>, client: Client, tried: oneshot::Sender<()>) {
     }
 }
 
-async fn connect(client: &Client, probe: &Pipeline) -> RedisResult<MultiplexedConnection> {
+async fn connect(client: &Client, probe: &Pipeline) -> RedisResult<(MultiplexedConnection, usize)> {
     let times = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT))
         .set_response_timeout(Some(RESPONSE));
     let connection = client.get_multiplexed_async_connection_with_config(&times).await?;
-    serves(connection.clone(), probe).await?;
-    Ok(connection)
+    let present = serves(connection.clone(), probe).await?;
+    Ok((connection, present))
 }
 
-async fn serves(mut connection: MultiplexedConnection, probe: &Pipeline) -> RedisResult<()> {
-    probe.query_async(&mut connection).await
+/// How many workers are present, where Redis does all that is asked of it.
+async fn serves(mut connection: MultiplexedConnection, probe: &Pipeline) -> RedisResult<usize> {
+    let (present,) = probe.query_async(&mut connection).await?;
+    Ok(present)
 }
 
 fn remove_if(key: &str, value: &str) -> redis::Cmd {
@@ -501,6 +610,37 @@ mod tests {
             .unwrap_err();
         assert!(error.to_string().contains("s3cret"), "as Redis says it");
         assert!(!describe(&error).contains("s3cret"), "{}", describe(&error));
+    }
+
+    #[tokio::test]
+    async fn the_fleet_is_whoever_was_seen_of_late_and_is_remembered_while_redis_is_away() {
+        let mut server = RedisServer::start();
+        let one = store(&server.url()).await;
+        assert_eq!((one.fleet(), Store::InProcess.fleet()), (Some(1), None));
+        let other = store(&server.url()).await;
+        assert_eq!(other.fleet(), Some(2));
+        server.kill();
+        while one.has(&["t:any".to_owned()]).await != [false] || other.fleet() != Some(2) {
+            tokio::task::yield_now().await;
+        }
+        assert!(!other.is_settling());
+        server.restart();
+        back(&other).await;
+        assert_eq!(
+            other.fleet(),
+            Some(2),
+            "alone again on an empty Redis, but the others will come"
+        );
+    }
+
+    #[tokio::test]
+    async fn numbers_add_up_for_all() {
+        let server = RedisServer::start();
+        let (one, other) = (store(&server.url()).await, store(&server.url()).await);
+        assert_eq!(one.add("t:count", 2, MINUTE).await, Some(2));
+        assert_eq!(other.add("t:count", 3, MINUTE).await, Some(5));
+        assert_eq!(Store::InProcess.add("t:count", 3, MINUTE).await, None);
+        assert_eq!(one.run::<u64>("return ARGV[1] + 1", &[], &[41]).await, Some(42));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::config::{self, CardApi, TokenApi};
 use crate::metrics::Metrics;
 use crate::outcome::{Class, Reason};
 use crate::rate_limit::{Gate, Limiter};
+use crate::store::Store;
 
 /// The largest answer that is read; those documented have a few kilobytes.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -234,13 +235,16 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn new(app: &str, settings: &config::App, http: &Arc<Http>) -> Self {
+    pub(super) fn new(app: &str, settings: &config::App, http: &Arc<Http>, store: &Store) -> Self {
         let endpoints = Endpoint::of_app(settings);
         let labels: Vec<&str> = endpoints.iter().map(|e| e.as_str()).collect();
         http.metrics.expect_calls(app, &labels);
         http.metrics.rate_limit(app, settings.rate_per_second);
         let gate = Gate::default();
-        let limiter = |e| (e, Limiter::new(settings.rate_per_second, gate.clone()));
+        let limiter = |endpoint: Endpoint| {
+            let own = Limiter::new(settings.rate_per_second, gate.clone());
+            (endpoint, own.shared(store, app, endpoint.as_str()))
+        };
         Self {
             app: app.to_owned(),
             http: http.clone(),
@@ -268,7 +272,7 @@ impl Calls {
         );
         match (&answer, limiter) {
             (Err(failure), Some(limiter)) if failure.class == Class::Throttle => {
-                limiter.throttled(failure.wait);
+                limiter.throttled(failure.wait).await;
                 metrics.rate_limit(&self.app, self.pace());
                 tracing::info!(app = self.app, %endpoint, wait = ?failure.wait, rate = limiter.rate(), detail = failure.detail,
                     "throttled: the app slows down");
@@ -620,7 +624,7 @@ mod tests {
             &calls.limiters[&Endpoint::GetByMobile],
         );
         let shown = || bench.metric(r#"dingcard_rate_limit_per_second{app="default"}"#);
-        slowed.throttled(None);
+        slowed.throttled(None).await;
         calls.permit(other, Turn::default()).await.unwrap();
         assert_eq!(shown(), 12.0);
         tokio::time::advance(Duration::from_mins(1)).await;

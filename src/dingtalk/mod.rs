@@ -50,7 +50,7 @@ impl DingTalk {
         let app = |(name, settings): (&String, &config::App)| {
             let app = App {
                 settings: settings.clone(),
-                calls: Calls::new(name, settings, &http),
+                calls: Calls::new(name, settings, &http, store),
                 tokens: Tokens::new(name, settings, metrics, store),
                 users: Users::new(name, &config.users, metrics, store),
             };
