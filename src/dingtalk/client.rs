@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::answer::{self, Answer};
+use super::budget::Budget;
 use super::error::Failure;
 use crate::config::{self, CardApi, TokenApi};
 use crate::metrics::Metrics;
@@ -232,6 +233,7 @@ pub(super) struct Calls {
     app: String,
     http: Arc<Http>,
     limiters: HashMap<Endpoint, Limiter>,
+    budget: Option<Budget>,
 }
 
 impl Calls {
@@ -249,6 +251,7 @@ impl Calls {
             app: app.to_owned(),
             http: http.clone(),
             limiters: endpoints.into_iter().map(limiter).collect(),
+            budget: Budget::new(app, settings, &http.metrics, store),
         }
     }
 
@@ -257,6 +260,10 @@ impl Calls {
     pub(super) async fn call(&self, endpoint: Endpoint, request: &Request<'_>) -> Result<Map<String, Value>, Failure> {
         let metrics = &self.http.metrics;
         self.http.ban().map_or(Ok(()), Err)?;
+        let admitted = match self.budget.as_ref().filter(|_| !endpoint.is_read()) {
+            Some(budget) => Some(budget.admit(request.turn.urgent).await?),
+            None => None,
+        };
         let limiter = self.limiters.get(&endpoint);
         if let Some(limiter) = limiter {
             self.permit(limiter, request.turn).await?;
@@ -270,6 +277,9 @@ impl Calls {
             answer.as_ref().err().map(|f| f.class),
             begun.elapsed(),
         );
+        if let Some(admitted) = admitted.filter(|_| is_counted(&answer)) {
+            admitted.spend().await;
+        }
         match (&answer, limiter) {
             (Err(failure), Some(limiter)) if failure.class == Class::Throttle => {
                 limiter.throttled(failure.wait).await;
@@ -315,6 +325,14 @@ impl Calls {
         let rates = self.limiters.values().map(Limiter::rate);
         rates.reduce(f64::min).unwrap_or_default()
     }
+}
+
+/// Whether DingTalk's monthly quota counts a call for cards: one that came to DingTalk and was not throttled.
+fn is_counted<T>(answer: &Result<T, Failure>) -> bool {
+    let unsent = |failure: &Failure| failure.reason == Reason::Network && failure.class == Class::Transient;
+    !answer
+        .as_ref()
+        .is_err_and(|failure| failure.class == Class::Throttle || unsent(failure))
 }
 
 /// The whole answer, or a failure where it is too large or breaks off.

@@ -4,6 +4,7 @@
 //! worker's business. Nothing in here knows a job or the broker.
 
 mod answer;
+mod budget;
 mod cards;
 mod client;
 mod error;
