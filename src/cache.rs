@@ -14,7 +14,14 @@ use moka::future::Cache;
 
 use crate::config;
 use crate::metrics::{Metrics, UserCache};
-use crate::store::Store;
+use crate::store::{Lease, Store};
+
+/// A worker that looks somebody up is waited for this long; then the others look for themselves.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often they look meanwhile.
+const POLL: Duration = Duration::from_millis(20);
+/// The right to look up of a worker that died ends by itself.
+const LEASE: Duration = Duration::from_secs(10);
 
 /// The user IDs of one app by mobile; `N` says why there is none.
 pub struct Users<N> {
@@ -74,16 +81,20 @@ where
         let asked = AtomicBool::new(false);
         let find = async {
             let key = self.key(mobile);
-            if let Some((text, holds)) = self.shared.get(&key).await
-                && let Some(answer) = read(&text)
-            {
-                return Ok(Known { answer, holds });
-            }
+            let lease = match self.known_to_others(&key).await {
+                Ok(known) => return Ok(known),
+                Err(lease) => lease,
+            };
             asked.store(true, Ordering::Relaxed);
-            let answer = look_up.await?;
-            let holds = if answer.is_ok() { self.found } else { self.absent };
-            self.shared.put(&[key], &written(&answer), holds).await;
-            Ok(Known { answer, holds })
+            let looked_up = look_up.await;
+            if let Ok(answer) = &looked_up {
+                self.shared.put(&[key], &written(answer), self.holds(answer)).await;
+            }
+            self.shared.end(lease).await;
+            looked_up.map(|answer| Known {
+                holds: self.holds(&answer),
+                answer,
+            })
         };
         let entry = self.known.entry_by_ref(mobile).or_try_insert_with(find).await;
         let entry = entry.map_err(|error: Arc<E>| {
@@ -97,6 +108,34 @@ where
             (false, Err(_)) => UserCache::NegativeHit,
         });
         Ok(answer)
+    }
+
+    /// What another worker knows or looks up just now; else the right to look up, as far as it is one worker's.
+    async fn known_to_others(&self, key: &str) -> Result<Known<N>, Lease> {
+        let patience = Instant::now() + PATIENCE;
+        let mut lease = Lease::Theirs;
+        loop {
+            if let Some((text, holds)) = self.shared.get(key).await
+                && let Some(answer) = read(&text)
+            {
+                self.shared.end(lease).await;
+                return Ok(Known { answer, holds });
+            }
+            if lease != Lease::Theirs || Instant::now() >= patience {
+                return Err(lease);
+            }
+            lease = self.shared.lease(&format!("{key}:lease"), LEASE).await;
+            match lease {
+                Lease::Theirs => tokio::time::sleep(POLL).await,
+                // Its holder may have found somebody since this worker looked.
+                Lease::Mine { .. } => {}
+                Lease::Unshared => return Err(lease),
+            }
+        }
+    }
+
+    fn holds(&self, answer: &Result<String, N>) -> Duration {
+        if answer.is_ok() { self.found } else { self.absent }
     }
 
     /// Forgets whatever led to `user_id`. In the store, that is what led there by this process's knowledge.
@@ -211,6 +250,15 @@ mod tests {
         let entries = server.entries();
         assert!(entries.len() == 1 && entries[0].1 == "+u", "{entries:?}");
         assert!(!entries[0].0.contains(MOBILE), "{entries:?}");
+    }
+
+    #[tokio::test]
+    async fn workers_that_ask_at_once_share_one_look_up() {
+        let server = RedisServer::start();
+        let workers = join_all((0..4).map(|_| shared_users(&server))).await;
+        let asked = AtomicUsize::new(0);
+        join_all((0..40).map(|n| count(&workers[n % 4], &asked, Ok(Ok("u".into()))))).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]

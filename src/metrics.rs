@@ -46,6 +46,8 @@ pub struct Metrics {
     token_refreshes: IntCounterVec,
     rate_limit_wait: HistogramVec,
     rate_limit: GaugeVec,
+    month_calls: GaugeVec,
+    month_calls_budget: GaugeVec,
     app_hold: IntGaugeVec,
     /// Deliveries that are not settled yet.
     pub jobs_in_flight: IntGauge,
@@ -110,6 +112,8 @@ impl Metrics {
             let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
             register(&registry, HistogramVec::new(opts, labels))
         };
+        let gauges =
+            |name: &str, help: &str, labels: &[&str]| register(&registry, GaugeVec::new(Opts::new(name, help), labels));
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
 
         let metrics = Self {
@@ -167,16 +171,17 @@ impl Metrics {
                 &["app"],
                 LONG_WAITS,
             )?,
-            rate_limit: register(
-                &registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "dingcard_rate_limit_per_second",
-                        "Calls a second that an app takes now; 0 is no limit.",
-                    ),
-                    &["app"],
-                ),
+            rate_limit: gauges(
+                "dingcard_rate_limit_per_second",
+                "Calls a second that an app takes now, in the whole fleet where Redis is there; 0 is no limit.",
+                &["app"],
             )?,
+            month_calls: gauges(
+                "dingcard_month_calls",
+                "Calls of this month (Asia/Shanghai) that DingTalk's quota counts; only for apps with monthly_calls.",
+                &["app"],
+            )?,
+            month_calls_budget: gauges("dingcard_month_calls_budget", "monthly_calls of an app.", &["app"])?,
             app_hold: register(
                 &registry,
                 IntGaugeVec::new(
@@ -313,6 +318,19 @@ impl Metrics {
     /// The rate that an app takes now.
     pub fn rate_limit(&self, app: &str, per_second: f64) {
         self.rate_limit.with_label_values(&[app]).set(per_second);
+    }
+
+    /// What an app may spend in a month.
+    #[allow(clippy::cast_precision_loss, reason = "nobody has so many calls")]
+    pub fn month_calls_budget(&self, app: &str, calls: u64) {
+        self.month_calls_budget.with_label_values(&[app]).set(calls as f64);
+        self.month_calls(app, 0);
+    }
+
+    /// What it has spent.
+    #[allow(clippy::cast_precision_loss, reason = "nobody has so many calls")]
+    pub fn month_calls(&self, app: &str, calls: u64) {
+        self.month_calls.with_label_values(&[app]).set(calls as f64);
     }
 
     /// An app went on hold for `reason`, or came off it.

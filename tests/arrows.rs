@@ -34,7 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("amqp", &["retry", "health", "metrics", "outcome", "config", "shutdown"]),
     ("cache", &["store", "config", "metrics"]),
-    ("rate_limit", &["config", "metrics"]),
+    ("rate_limit", &["store", "config", "metrics"]),
     ("ledger", &["store", "config", "metrics"]),
     ("store", &["config", "metrics"]),
     ("retry", &["outcome", "config"]),

@@ -27,6 +27,8 @@ pub enum Pace {
     Full,
     /// One message at a time: the app is on hold, and that job is the probe.
     OneByOne,
+    /// Urgent jobs at full, others one at a time: the app keeps what calls are left for urgent jobs.
+    UrgentFirst,
     /// Not at all: an operator paused the app.
     Stopped,
 }
@@ -78,7 +80,8 @@ impl Consumer {
     async fn consume(&mut self) -> lapin::Result<()> {
         let prefetch = match *self.pace.borrow_and_update() {
             Pace::Full => self.prefetch,
-            Pace::OneByOne => 1,
+            Pace::UrgentFirst if self.queue.is_urgent() => self.prefetch,
+            Pace::OneByOne | Pace::UrgentFirst => 1,
             Pace::Stopped => return Ok(()),
         };
         self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;

@@ -3,7 +3,7 @@
 //! Separate from the settings so that they read as a list. It names the key at fault; where that was set is found by
 //! `config::load`.
 
-use super::{Config, DEFAULT_APP, ExposeSecret};
+use super::{App, Config, DEFAULT_APP, ExposeSecret};
 
 /// Stands for "no known app" in metrics, so no app may have this name.
 const RESERVED_APP: &str = "unknown";
@@ -77,43 +77,51 @@ impl Config {
         );
         refuse(self.retry.job_deadline.is_zero(), "retry.job_deadline", "more than 0s");
         for (name, app) in &self.apps {
-            let key = format!("apps.{name}");
-            refuse(
-                !is_app_name(name),
-                &key,
-                "an app is named by 1 to 32 of a-z 0-9 _, and not `unknown`",
-            );
-            let calls = app.recipients_per_call;
-            refuse(
-                calls == 0 || calls > MAX_RECIPIENTS_PER_CALL,
-                &format!("{key}.recipients_per_call"),
-                "1 to 20: DingTalk refuses more in one call",
-            );
-            let rate = app.rate_per_second;
-            let sane = rate == 0.0 || (0.01..=10_000.0).contains(&rate);
-            refuse(
-                !sane,
-                &format!("{key}.rate_per_second"),
-                "0 for no limit, or 0.01 to 10000",
-            );
-            let untouched = name == DEFAULT_APP && app.app_key.is_none() && app.app_secret.is_none();
-            refuse(
-                !untouched && app.app_key.is_none(),
-                &format!("{key}.app_key"),
-                "missing",
-            );
-            refuse(
-                !untouched && app.app_secret.is_none(),
-                &format!("{key}.app_secret"),
-                "missing",
-            );
-            refuse(
-                !untouched && app.robot_code.is_none(),
-                &format!("{key}.robot_code"),
-                "missing",
-            );
+            for (wrong, key, why) in app.rules(name) {
+                let key = format!("apps.{name}{key}");
+                refuse(wrong, &key, why);
+            }
         }
         found
+    }
+}
+
+impl App {
+    /// The rules of the app `name`: whether each is broken, by which key, and what would be right.
+    fn rules(&self, name: &str) -> [(bool, &'static str, &'static str); 8] {
+        let calls = self.recipients_per_call;
+        let rate = self.rate_per_second;
+        let untouched = name == DEFAULT_APP && self.app_key.is_none() && self.app_secret.is_none();
+        [
+            (
+                !is_app_name(name),
+                "",
+                "an app is named by 1 to 32 of a-z 0-9 _, and not `unknown`",
+            ),
+            (
+                calls == 0 || calls > MAX_RECIPIENTS_PER_CALL,
+                ".recipients_per_call",
+                "1 to 20: DingTalk refuses more in one call",
+            ),
+            (
+                rate != 0.0 && !(0.01..=10_000.0).contains(&rate),
+                ".rate_per_second",
+                "0 for no limit, or 0.01 to 10000",
+            ),
+            (
+                self.monthly_calls == Some(0),
+                ".monthly_calls",
+                "at least 1; leave it out to count nothing",
+            ),
+            (
+                self.monthly_reserve > self.monthly_calls.unwrap_or_default(),
+                ".monthly_reserve",
+                "at most monthly_calls: it is a part of them",
+            ),
+            (!untouched && self.app_key.is_none(), ".app_key", "missing"),
+            (!untouched && self.app_secret.is_none(), ".app_secret", "missing"),
+            (!untouched && self.robot_code.is_none(), ".robot_code", "missing"),
+        ]
     }
 }
 

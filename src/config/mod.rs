@@ -153,6 +153,10 @@ pub struct App {
     pub rate_per_second: f64,
     /// Recipients in one call, 1 to 20.
     pub recipients_per_call: usize,
+    /// Calls that DingTalk's quota counts and that the app may make in a month; absent, none are counted.
+    pub monthly_calls: Option<u64>,
+    /// The last of them, kept for urgent jobs.
+    pub monthly_reserve: u64,
     /// Whether an operator holds the app.
     pub paused: bool,
 }

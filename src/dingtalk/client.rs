@@ -15,11 +15,13 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::answer::{self, Answer};
+use super::budget::Budget;
 use super::error::Failure;
 use crate::config::{self, CardApi, TokenApi};
 use crate::metrics::Metrics;
 use crate::outcome::{Class, Reason};
 use crate::rate_limit::{Gate, Limiter};
+use crate::store::Store;
 
 /// The largest answer that is read; those documented have a few kilobytes.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -231,20 +233,25 @@ pub(super) struct Calls {
     app: String,
     http: Arc<Http>,
     limiters: HashMap<Endpoint, Limiter>,
+    budget: Option<Budget>,
 }
 
 impl Calls {
-    pub(super) fn new(app: &str, settings: &config::App, http: &Arc<Http>) -> Self {
+    pub(super) fn new(app: &str, settings: &config::App, http: &Arc<Http>, store: &Store) -> Self {
         let endpoints = Endpoint::of_app(settings);
         let labels: Vec<&str> = endpoints.iter().map(|e| e.as_str()).collect();
         http.metrics.expect_calls(app, &labels);
         http.metrics.rate_limit(app, settings.rate_per_second);
         let gate = Gate::default();
-        let limiter = |e| (e, Limiter::new(settings.rate_per_second, gate.clone()));
+        let limiter = |endpoint: Endpoint| {
+            let own = Limiter::new(settings.rate_per_second, gate.clone());
+            (endpoint, own.shared(store, app, endpoint.as_str()))
+        };
         Self {
             app: app.to_owned(),
             http: http.clone(),
             limiters: endpoints.into_iter().map(limiter).collect(),
+            budget: Budget::new(app, settings, &http.metrics, store),
         }
     }
 
@@ -253,6 +260,10 @@ impl Calls {
     pub(super) async fn call(&self, endpoint: Endpoint, request: &Request<'_>) -> Result<Map<String, Value>, Failure> {
         let metrics = &self.http.metrics;
         self.http.ban().map_or(Ok(()), Err)?;
+        let admitted = match self.budget.as_ref().filter(|_| !endpoint.is_read()) {
+            Some(budget) => Some(budget.admit(request.turn.urgent).await?),
+            None => None,
+        };
         let limiter = self.limiters.get(&endpoint);
         if let Some(limiter) = limiter {
             self.permit(limiter, request.turn).await?;
@@ -266,9 +277,12 @@ impl Calls {
             answer.as_ref().err().map(|f| f.class),
             begun.elapsed(),
         );
+        if let Some(admitted) = admitted.filter(|_| is_counted(&answer)) {
+            admitted.spend().await;
+        }
         match (&answer, limiter) {
             (Err(failure), Some(limiter)) if failure.class == Class::Throttle => {
-                limiter.throttled(failure.wait);
+                limiter.throttled(failure.wait).await;
                 metrics.rate_limit(&self.app, self.pace());
                 tracing::info!(app = self.app, %endpoint, wait = ?failure.wait, rate = limiter.rate(), detail = failure.detail,
                     "throttled: the app slows down");
@@ -311,6 +325,14 @@ impl Calls {
         let rates = self.limiters.values().map(Limiter::rate);
         rates.reduce(f64::min).unwrap_or_default()
     }
+}
+
+/// Whether DingTalk's monthly quota counts a call for cards: one that came to DingTalk and was not throttled.
+fn is_counted<T>(answer: &Result<T, Failure>) -> bool {
+    let unsent = |failure: &Failure| failure.reason == Reason::Network && failure.class == Class::Transient;
+    !answer
+        .as_ref()
+        .is_err_and(|failure| failure.class == Class::Throttle || unsent(failure))
 }
 
 /// The whole answer, or a failure where it is too large or breaks off.
@@ -620,7 +642,7 @@ mod tests {
             &calls.limiters[&Endpoint::GetByMobile],
         );
         let shown = || bench.metric(r#"dingcard_rate_limit_per_second{app="default"}"#);
-        slowed.throttled(None);
+        slowed.throttled(None).await;
         calls.permit(other, Turn::default()).await.unwrap();
         assert_eq!(shown(), 12.0);
         tokio::time::advance(Duration::from_mins(1)).await;

@@ -4,6 +4,7 @@
 //! worker's business. Nothing in here knows a job or the broker.
 
 mod answer;
+mod budget;
 mod cards;
 mod client;
 mod error;
@@ -51,7 +52,7 @@ impl DingTalk {
         let app = |(name, settings): (&String, &config::App)| {
             let app = App {
                 settings: settings.clone(),
-                calls: Calls::new(name, settings, &http),
+                calls: Calls::new(name, settings, &http, store),
                 tokens: Tokens::new(name, settings, metrics, store),
                 users: Users::new(name, &config.users, metrics, store),
             };

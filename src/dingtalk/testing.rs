@@ -257,7 +257,7 @@ impl Bench {
 
     /// The calls of an app named `name` with the default app's settings.
     pub(super) fn calls(&self, name: &str, http: &Arc<Http>) -> Calls {
-        Calls::new(name, &self.config.apps["default"], http)
+        Calls::new(name, &self.config.apps["default"], http, &Store::InProcess)
     }
 
     /// The value of the series that is written like this.

@@ -98,6 +98,7 @@ impl Holds {
         &self,
         app: &str,
         queue: &str,
+        urgent: bool,
         shutdown: &Shutdown,
         lost: impl Future<Output = ()>,
     ) -> Admission<'_> {
@@ -115,7 +116,9 @@ impl Holds {
         loop {
             let next_probe = {
                 let mut held = app.held();
-                let Some(held) = held.as_mut() else {
+                // A reserve is kept for those who are urgent.
+                let kept_for_this_job = |held: &&mut Held| urgent && held.reason == Reason::BudgetReserved;
+                let Some(held) = held.as_mut().filter(|held| !kept_for_this_job(held)) else {
                     return Admission::Go;
                 };
                 let taken = place.is_none() && held.waiting.iter().any(|q| q == queue);
@@ -178,9 +181,14 @@ impl Holds {
                 }
             }
         };
+        let pace = if next.reason == Reason::BudgetReserved {
+            Pace::UrgentFirst
+        } else {
+            Pace::OneByOne
+        };
         *held = Some(next);
         drop(held);
-        app.set_pace(Pace::OneByOne);
+        app.set_pace(pace);
     }
 
     fn announce(&self, name: &str, failure: &Failure) {
@@ -205,7 +213,7 @@ impl Holds {
         let until = |held: &Held| held.next_probe.saturating_duration_since(Instant::now());
         let wait = self.apps.get(name).and_then(|app| match *app.pace.borrow() {
             Pace::Stopped => Some(LAST_PROBE),
-            Pace::Full | Pace::OneByOne => app.held().as_ref().map(until),
+            Pace::Full | Pace::OneByOne | Pace::UrgentFirst => app.held().as_ref().map(until),
         });
         crate::retry::named_wait(wait.unwrap_or_default().max(Duration::from_secs(1)))
     }
@@ -280,20 +288,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_budget_kept_for_urgent_jobs_holds_the_others_alone() {
+        let (holds, going) = (holds(), Shutdown::new());
+        holds.hold("a", &failure(Reason::BudgetReserved));
+        assert_eq!(*holds.paces()["a"].borrow(), Pace::UrgentFirst);
+        let urgent = holds.admit("a", "urgent", true, &going, std::future::pending()).await;
+        assert!(matches!(urgent, Admission::Go));
+        let mut other = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
+        assert!(poll!(&mut other).is_pending());
+        holds.hold("a", &failure(Reason::QuotaSpent));
+        assert_eq!(*holds.paces()["a"].borrow(), Pace::OneByOne, "spent is spent for all");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn while_an_app_is_on_hold_one_job_waits_to_probe_and_the_next_is_sent_away() {
         let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::BadCredentials));
         assert_eq!(*holds.paces()["a"].borrow(), Pace::OneByOne);
-        let mut first = Box::pin(holds.admit("a", "jobs", &going, std::future::pending()));
+        let mut first = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
         assert!(poll!(&mut first).is_pending());
         assert!(matches!(
-            holds.admit("a", "jobs", &going, std::future::pending()).await,
+            holds.admit("a", "jobs", false, &going, std::future::pending()).await,
             Admission::Later(Reason::BadCredentials)
         ));
         assert!(matches!(first.await, Admission::Probe(_)));
         assert!(
             matches!(
-                holds.admit("b", "jobs.b", &going, std::future::pending()).await,
+                holds.admit("b", "jobs.b", false, &going, std::future::pending()).await,
                 Admission::Go
             ),
             "other apps go on"
@@ -304,14 +325,14 @@ mod tests {
     async fn a_failed_probe_waits_longer_and_a_good_one_releases_all() {
         let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::QuotaSpent));
-        let Admission::Probe(probe) = holds.admit("a", "jobs", &going, std::future::pending()).await else {
+        let Admission::Probe(probe) = holds.admit("a", "jobs", false, &going, std::future::pending()).await else {
             panic!("no probe")
         };
         holds.hold("a", &failure(Reason::QuotaSpent));
         drop(probe);
-        let mut second = Box::pin(holds.admit("a", "jobs", &going, std::future::pending()));
+        let mut second = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
         assert!(poll!(&mut second).is_pending());
-        let mut urgent = Box::pin(holds.admit("a", "urgent", &going, std::future::pending()));
+        let mut urgent = Box::pin(holds.admit("a", "urgent", true, &going, std::future::pending()));
         assert!(poll!(&mut urgent).is_pending());
         holds.release("a");
         assert!(matches!(second.await, Admission::Go) && matches!(urgent.await, Admission::Go));
@@ -323,13 +344,13 @@ mod tests {
     async fn a_probe_that_found_out_nothing_lets_the_next_one_wait() {
         let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::QuotaSpent));
-        let Admission::Probe(probe) = holds.admit("a", "jobs", &going, std::future::pending()).await else {
+        let Admission::Probe(probe) = holds.admit("a", "jobs", false, &going, std::future::pending()).await else {
             panic!("no probe")
         };
         drop(probe);
         let begun = Instant::now();
         assert!(matches!(
-            holds.admit("a", "jobs", &going, std::future::pending()).await,
+            holds.admit("a", "jobs", false, &going, std::future::pending()).await,
             Admission::Probe(_)
         ));
         assert!(begun.elapsed() > Duration::ZERO);
@@ -346,7 +367,7 @@ mod tests {
         holds.hold("a", &ban);
         assert!(holds.wait("a") >= Duration::from_mins(5));
         assert!(matches!(
-            holds.admit("a", "jobs", &going, std::future::pending()).await,
+            holds.admit("a", "jobs", false, &going, std::future::pending()).await,
             Admission::Probe(_)
         ));
         assert!(begun.elapsed() >= Duration::from_mins(5));
@@ -360,7 +381,7 @@ mod tests {
             ..failure(Reason::IpBanned)
         };
         holds.hold("a", &ban);
-        let mut waiting = Box::pin(holds.admit("a", "jobs", &going, std::future::pending()));
+        let mut waiting = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
         assert!(poll!(&mut waiting).is_pending());
         let begun = Instant::now();
         going.drain();

@@ -131,7 +131,13 @@ impl Worker {
         let queue = self.names.queue(delivery.arrived_by());
         match self
             .holds
-            .admit(order.app_name(), &queue, shutdown, delivery.session_ended())
+            .admit(
+                order.app_name(),
+                &queue,
+                order.is_urgent(),
+                shutdown,
+                delivery.session_ended(),
+            )
             .await
         {
             Admission::Later(reason) => {

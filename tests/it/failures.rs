@@ -285,3 +285,29 @@ fn no_log_and_no_metric_shows_a_secret_a_token_or_a_mobile() {
         );
     }
 }
+
+#[test]
+fn the_last_calls_of_the_month_are_kept_for_urgent_jobs_and_the_others_wait() {
+    let stand = Stand::new()
+        .with("APPS__DEFAULT__MONTHLY_CALLS", "4")
+        .with("APPS__DEFAULT__MONTHLY_RESERVE", "2");
+    let worker = stand.worker();
+    stand.publish_lines((0..6).map(|n| json!({"to": [{"user_id": format!("user{n}")}]})));
+    wait_until("the app keeps the rest", || {
+        (worker.metric("dingcard_app_hold", &[("reason", "budget_reserved")]) >= 1.0).then_some(())
+    });
+    assert_eq!(worker.ready().1["holds"], json!({"default": "budget_reserved"}));
+    stand.publish(&["--urgent", "--user-id", "urgent"]);
+    wait_until("the urgent job is delivered", || {
+        stand
+            .cards()
+            .iter()
+            .any(|card| card.to_string().contains("urgent"))
+            .then_some(())
+    });
+    assert_eq!(worker.jobs("dead"), 0.0);
+    // Three, before fewer than two were left, and the urgent one.
+    assert_eq!(stand.calls_to("createAndDeliver"), 4);
+    assert_eq!(worker.metric("dingcard_month_calls", &[]), 4.0);
+    worker.wait_for_line("% of the month's calls are spent");
+}

@@ -101,7 +101,7 @@ impl RedisServer {
     pub(crate) fn entries(&self) -> Vec<(String, String)> {
         let keys = self.ask(&["KEYS", "*"]);
         keys.into_iter()
-            .map(|key| (self.ask(&["GET", &key]).concat(), key))
+            .filter_map(|key| Some((self.try_ask(&["GET", &key]).ok()?.concat(), key)))
             .map(|(value, key)| (key, value))
             .collect()
     }

@@ -1,27 +1,23 @@
-//! The shared store: what the workers of a fleet tell each other through Redis, where one is configured.
+//! The one connection to Redis: kept, proved, replaced, and what it shows of the fleet.
 //!
-//! Separate because the ledger, the user IDs and the token ask the same of it: a few keys in one round trip, answered
-//! soon or not at all. Redis away means that nothing is shared, never that a caller fails: no question here ends in an
-//! error, and while Redis is away none costs any time. One task owns the connection: each second, and whenever a question
-//! was not answered, it looks whether Redis does all that is asked of it, and replaces a connection that does not. (The
-//! `redis` crate's own connection manager tells nobody whether it is connected, and keeps a connection whose server has
-//! gone silent.) It knows no meaning of a key or a value and logs neither, since one of them is an access token.
+//! Separate from what is asked through it because one task owns it: each second, and whenever a question was not answered,
+//! it looks whether Redis does all that is asked of it, and replaces a connection that does not. (The `redis` crate's own
+//! connection manager tells nobody whether it is connected, and keeps a connection whose server has gone silent.) It knows
+//! no key but its own two.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, FromRedisValue, IntoConnectionInfo as _, Pipeline, RedisError, RedisResult,
 };
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
-use crate::config::{Config, ConfigError, ExposeSecret as _};
+use crate::config::{ConfigError, ExposeSecret as _, SecretString};
 use crate::metrics::Metrics;
 
 /// A question that is not answered by then is not answered at all.
@@ -31,24 +27,43 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// How often the connection is looked at, and so the longest time that a Redis which is back goes unused.
 const BEAT: Duration = Duration::from_secs(1);
 
+/// A worker that was not seen for so long has left the fleet.
+const PRESENCE: Duration = Duration::from_secs(5);
+/// How long the larger fleet counts, after one was seen that is smaller: a Redis that lost its memory sees it come back
+/// one by one.
+const FLEET_MEMORY: Duration = Duration::from_secs(15);
+/// All workers notice within this time that Redis is back.
+const SETTLING: Duration = Duration::from_secs(4);
+
+/// Notes the worker ARGV[1] as present for ARGV[2] microseconds, by the server's clock; how many are.
+const PRESENT: &str = "local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[2] / 1000)
+return redis.call('ZCARD', KEYS[1])";
+
 /// Deletes a key that still has the value.
 const REMOVE_IF: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
-/// Where workers share what they know.
-#[derive(Debug, Clone)]
-pub enum Store {
-    /// Nowhere: every key is absent.
-    InProcess,
-    /// In Redis, as far as it can be reached.
-    Redis(Arc<Redis>),
-}
-
 /// A Redis that comes and goes.
 pub struct Redis {
-    namespace: String,
+    pub(super) namespace: String,
+    /// This worker's name in the fleet.
+    member: String,
     state: Mutex<State>,
+    fleet: Mutex<Fleet>,
     doubted: Arc<Notify>,
     metrics: Arc<Metrics>,
+}
+
+/// What is known of the workers that share the store.
+#[derive(Default)]
+struct Fleet {
+    /// How many there are, and when so many were seen last.
+    size: Option<(usize, Instant)>,
+    /// When the store came back after it had been away.
+    back: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -61,43 +76,13 @@ enum State {
     Away,
 }
 
-/// Whether this worker may do what one worker at a time should do.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Lease {
-    /// It may, until it gives the lease back ([`Store::end`]).
-    Mine {
-        /// Where the lease is noted.
-        key: String,
-        /// By whom.
-        holder: String,
-    },
-    /// Another worker does it now, or might.
-    Theirs,
-    /// Nobody can be asked, so each does it for itself.
-    Unshared,
-}
-
-/// SHA-256 of `parts`, each with its length, so that no two lists give one digest.
-#[must_use]
-pub fn digest(parts: &[&str]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
-    hash.finalize().into()
-}
-
-impl Store {
-    /// The store that the settings name. Waits for the first try to connect and no longer: Redis may come later.
-    ///
-    /// # Errors
-    /// Where `redis.url` is no URL of a Redis.
-    pub async fn connect(config: &Config, metrics: &Arc<Metrics>) -> Result<Self, ConfigError> {
-        let Some(url) = config.redis.url() else {
-            return Ok(Self::InProcess);
-        };
+impl Redis {
+    /// The Redis at `url`. Waits for the first try to connect and no longer.
+    pub(super) async fn connect(
+        url: &SecretString,
+        namespace: &str,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Arc<Self>, ConfigError> {
         let settings = url.expose_secret().into_connection_info().map(|info| {
             // Many small questions on one connection must not wait for each other.
             info.set_tcp_settings(TcpSettings::default().set_nodelay(true))
@@ -110,9 +95,11 @@ impl Store {
             )
         })?;
         metrics.expect_redis();
-        let redis = Arc::new(Redis {
-            namespace: config.amqp.namespace.clone(),
+        let redis = Arc::new(Self {
+            namespace: namespace.to_owned(),
+            member: uuid::Uuid::new_v4().to_string(),
             state: Mutex::new(State::Starting),
+            fleet: Mutex::default(),
             doubted: Arc::default(),
             metrics: metrics.clone(),
         });
@@ -120,115 +107,50 @@ impl Store {
         tokio::spawn(keep(Arc::downgrade(&redis), client, tried));
         // Its other end is dropped only after it was used.
         let _tried = first_try.await;
-        Ok(Self::Redis(redis))
+        Ok(redis)
     }
 
-    /// The name of a value of `kind`.
-    #[must_use]
-    pub fn key(&self, kind: &str, id: &[u8]) -> String {
-        match self {
-            Self::InProcess => String::new(),
-            Self::Redis(redis) => format!("{}:{kind}:{}", redis.namespace, URL_SAFE_NO_PAD.encode(id)),
-        }
+    /// Whether questions are answered, as far as is known.
+    pub(super) fn serves(&self) -> bool {
+        matches!(&*self.state(), State::Up(_))
     }
 
-    /// The same where the ID must not be read from the name.
-    #[must_use]
-    pub fn hidden_key(&self, kind: &str, parts: &[&str]) -> String {
-        match self {
-            Self::InProcess => String::new(),
-            Self::Redis(redis) => {
-                let parts: Vec<&str> = [redis.namespace.as_str()]
-                    .into_iter()
-                    .chain(parts.iter().copied())
-                    .collect();
-                self.key(kind, &digest(&parts))
-            }
-        }
+    /// How many workers share it, as far as was seen of late.
+    pub(super) fn fleet(&self) -> Option<usize> {
+        self.fleet_state().size.map(|(size, _)| size)
     }
 
-    /// Which of `keys` are there.
-    pub async fn has(&self, keys: &[String]) -> Vec<bool> {
-        let mut found = None;
-        if let (Self::Redis(redis), false) = (self, keys.is_empty()) {
-            let answer = redis.ask(redis::pipe().cmd("MGET").arg(keys)).await;
-            found = answer.map(|(values,): (Vec<Option<Vec<u8>>>,)| values.iter().map(Option::is_some).collect());
-        }
-        found.unwrap_or_else(|| vec![false; keys.len()])
+    /// Whether it is back for so short a time that others may not have noticed.
+    pub(super) fn is_settling(&self) -> bool {
+        self.fleet_state().back.is_some_and(|back| back.elapsed() < SETTLING)
     }
 
-    /// The value of `key`, and how long it has still to live.
-    pub async fn get(&self, key: &str) -> Option<(String, Duration)> {
-        let Self::Redis(redis) = self else { return None };
-        let question = redis::pipe().cmd("GET").arg(key).cmd("PTTL").arg(key).clone();
-        let (value, left): (Option<String>, i64) = redis.ask(&question).await?;
-        let left = u64::try_from(left).ok().filter(|left| *left > 0)?;
-        Some((value?, Duration::from_millis(left)))
-    }
-
-    /// Gives each of `keys` the value, for `ttl`.
-    pub async fn put(&self, keys: &[String], value: &str, ttl: Duration) {
-        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let (Self::Redis(redis), false, true) = (self, keys.is_empty(), ttl > 0) else {
-            return;
-        };
-        let mut entries = redis::pipe();
-        for key in keys {
-            entries.cmd("SET").arg(key).arg(value).arg("PX").arg(ttl).ignore();
-        }
-        redis.tell(&entries).await;
-    }
-
-    /// Removes `key` if it still has the value.
-    pub async fn remove_if(&self, key: &str, value: &str) {
-        if let Self::Redis(redis) = self {
-            redis
-                .tell(redis::pipe().add_command(remove_if(key, value)).ignore())
-                .await;
-        }
-    }
-
-    /// Takes the lease `key`. It ends by itself after `ttl`, in case its holder does not end it.
-    pub async fn lease(&self, key: &str, ttl: Duration) -> Lease {
-        let Self::Redis(redis) = self else {
-            return Lease::Unshared;
-        };
-        let holder = uuid::Uuid::new_v4().to_string();
-        let mut question = redis::pipe();
-        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        question.cmd("SET").arg(key).arg(&holder).arg("NX").arg("PX").arg(ttl);
-        match redis.ask::<(Option<String>,)>(&question).await {
-            Some((Some(_),)) => Lease::Mine {
-                key: key.to_owned(),
-                holder,
-            },
-            Some((None,)) => Lease::Theirs,
-            // Late is not away: it is worth another question.
-            None if redis.is_up() => Lease::Theirs,
-            None => Lease::Unshared,
-        }
-    }
-
-    /// Gives a lease back.
-    pub async fn end(&self, lease: Lease) {
-        if let Lease::Mine { key, holder } = lease {
-            self.remove_if(&key, &holder).await;
-        }
-    }
-}
-
-impl Redis {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it serves, as far as is known.
-    fn is_up(&self) -> bool {
+    fn fleet_state(&self) -> MutexGuard<'_, Fleet> {
+        self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many workers were present just now.
+    fn saw(&self, present: usize) {
+        let mut fleet = self.fleet_state();
+        let outdated = fleet
+            .size
+            .is_none_or(|(size, at)| present >= size || at.elapsed() >= FLEET_MEMORY);
+        if outdated {
+            fleet.size = Some((present, Instant::now()));
+        }
+    }
+
+    /// Whether it serves, or may: an answer was late.
+    pub(super) fn is_up(&self) -> bool {
         matches!(&*self.state(), State::Up(_) | State::Doubted(_))
     }
 
     /// An answer, or none where Redis gives none; then nobody asks again until the connection has proved itself.
-    async fn ask<T: FromRedisValue>(&self, question: &Pipeline) -> Option<T> {
+    pub(super) async fn ask<T: FromRedisValue>(&self, question: &Pipeline) -> Option<T> {
         let State::Up(mut connection) = self.state().clone() else {
             return None;
         };
@@ -244,7 +166,7 @@ impl Redis {
         answer.ok()
     }
 
-    async fn tell(&self, commands: &Pipeline) {
+    pub(super) async fn tell(&self, commands: &Pipeline) {
         let _told: Option<()> = self.ask(commands).await;
     }
 
@@ -253,14 +175,19 @@ impl Redis {
         let probe = self.probe();
         let before = self.state().clone();
         if let State::Up(connection) | State::Doubted(connection) = &before
-            && serves(connection.clone(), &probe).await.is_ok()
+            && let Ok(present) = serves(connection.clone(), &probe).await
         {
+            self.saw(present);
             // One answer can be late on a busy machine; that is nothing to tell.
             *self.state() = State::Up(connection.clone());
             return;
         }
         match (connect(client, &probe).await, before) {
-            (Ok(connection), before) => {
+            (Ok((connection, present)), before) => {
+                self.saw(present);
+                if matches!(before, State::Away) {
+                    self.fleet_state().back = Some(Instant::now());
+                }
                 *self.state() = State::Up(connection);
                 self.metrics.redis_connected.set(1);
                 match before {
@@ -279,7 +206,8 @@ impl Redis {
         }
     }
 
-    /// Every command that is used: a server that is full, read-only or refuses one of them is as good as away.
+    /// Every command that is used, and the worker's presence: a server that is full, read-only or refuses one of them is as
+    /// good as away.
     fn probe(&self) -> Pipeline {
         let key = format!("{}:probe", self.namespace);
         let mut probe = redis::pipe();
@@ -288,6 +216,13 @@ impl Redis {
         probe.cmd("MGET").arg(&key).ignore();
         probe.cmd("PTTL").arg(&key).ignore();
         probe.add_command(remove_if(&key, "1")).ignore();
+        probe
+            .cmd("EVAL")
+            .arg(PRESENT)
+            .arg(1)
+            .arg(format!("{}:fleet", self.namespace))
+            .arg(&self.member)
+            .arg(u64::try_from(PRESENCE.as_micros()).unwrap_or(u64::MAX));
         probe
     }
 }
@@ -316,20 +251,23 @@ async fn keep(redis: Weak<Redis>, client: Client, tried: oneshot::Sender<()>) {
     }
 }
 
-async fn connect(client: &Client, probe: &Pipeline) -> RedisResult<MultiplexedConnection> {
+async fn connect(client: &Client, probe: &Pipeline) -> RedisResult<(MultiplexedConnection, usize)> {
     let times = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT))
         .set_response_timeout(Some(RESPONSE));
     let connection = client.get_multiplexed_async_connection_with_config(&times).await?;
-    serves(connection.clone(), probe).await?;
-    Ok(connection)
+    let present = serves(connection.clone(), probe).await?;
+    Ok((connection, present))
 }
 
-async fn serves(mut connection: MultiplexedConnection, probe: &Pipeline) -> RedisResult<()> {
-    probe.query_async(&mut connection).await
+/// How many workers are present, where Redis does all that is asked of it.
+async fn serves(mut connection: MultiplexedConnection, probe: &Pipeline) -> RedisResult<usize> {
+    let (present,) = probe.query_async(&mut connection).await?;
+    Ok(present)
 }
 
-fn remove_if(key: &str, value: &str) -> redis::Cmd {
+/// Deletes a key that still has the value.
+pub(super) fn remove_if(key: &str, value: &str) -> redis::Cmd {
     let mut command = redis::cmd("EVAL");
     command.arg(REMOVE_IF).arg(1).arg(key).arg(value);
     command
@@ -345,78 +283,17 @@ fn describe(error: &RedisError) -> String {
 }
 
 #[cfg(test)]
-#[path = "../tests/it/redis_server.rs"]
-pub(crate) mod redis_server;
-
-/// Stores for the tests of what uses them.
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-pub(crate) mod testing {
-    use super::*;
-
-    /// A store as a worker of namespace `t` makes it.
-    pub(crate) async fn store(url: &str) -> Store {
-        store_with(url, &Arc::new(Metrics::new(&["default"]).unwrap())).await
-    }
-
-    pub(crate) async fn store_with(url: &str, metrics: &Arc<Metrics>) -> Store {
-        let env = [("REDIS__URL", url), ("AMQP__NAMESPACE", "t")];
-        let env = env.map(|(key, value)| (format!("DINGCARD_{key}"), value.to_owned()));
-        Store::connect(&Config::load(None, env).unwrap(), metrics)
-            .await
-            .unwrap()
-    }
-
-    /// Waits until a store that was away serves again.
-    pub(crate) async fn back(store: &Store) {
-        let key = [store.key("test", b"back")];
-        while store.has(&key).await != [true] {
-            store.put(&key, "1", CONNECT).await;
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-#[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::slice::from_ref;
 
-    use super::redis_server::RedisServer;
-    use super::testing::{back, store, store_with};
+    use super::super::redis_server::RedisServer;
+    use super::super::testing::{back, store, store_with};
+    use super::super::{Lease, Store};
     use super::*;
+    use crate::config::Config;
 
     const MINUTE: Duration = Duration::from_mins(1);
-
-    #[tokio::test]
-    async fn what_one_worker_puts_another_gets_until_it_ends() {
-        let server = RedisServer::start();
-        let (one, other) = (store(&server.url()).await, store(&server.url()).await);
-        let key = one.key("kind", b"id");
-        one.put(from_ref(&key), "value", MINUTE).await;
-        let (value, left) = other.get(&key).await.unwrap();
-        assert!(value == "value" && left <= MINUTE && !left.is_zero());
-        assert_eq!(
-            other.has(&[one.key("kind", b"other"), key.clone()]).await,
-            [false, true]
-        );
-        other.remove_if(&key, "another value").await;
-        assert_eq!(one.has(from_ref(&key)).await, [true]);
-        other.remove_if(&key, "value").await;
-        assert_eq!(one.get(&key).await, None);
-        assert!(key.starts_with("t:kind:"));
-    }
-
-    #[tokio::test]
-    async fn a_lease_is_one_workers_until_it_gives_it_back() {
-        let server = RedisServer::start();
-        let (one, other) = (store(&server.url()).await, store(&server.url()).await);
-        let lease = one.lease("t:lease", MINUTE).await;
-        assert!(matches!(lease, Lease::Mine { .. }));
-        assert_eq!(other.lease("t:lease", MINUTE).await, Lease::Theirs);
-        one.end(lease).await;
-        assert!(matches!(other.lease("t:lease", MINUTE).await, Lease::Mine { .. }));
-    }
 
     #[tokio::test]
     async fn away_nothing_is_there_and_nobody_is_asked_and_back_it_serves() {
@@ -503,10 +380,24 @@ mod tests {
         assert!(!describe(&error).contains("s3cret"), "{}", describe(&error));
     }
 
-    #[test]
-    fn digests_differ_however_the_parts_are_cut() {
-        assert_ne!(digest(&["ab", "c"]), digest(&["a", "bc"]));
-        assert_ne!(digest(&["a"]), digest(&["a", ""]));
-        assert_eq!(digest(&["a", "b"]), digest(&["a", "b"]));
+    #[tokio::test]
+    async fn the_fleet_is_whoever_was_seen_of_late_and_is_remembered_while_redis_is_away() {
+        let mut server = RedisServer::start();
+        let one = store(&server.url()).await;
+        assert_eq!((one.fleet(), Store::InProcess.fleet()), (Some(1), None));
+        let other = store(&server.url()).await;
+        assert_eq!(other.fleet(), Some(2));
+        server.kill();
+        while one.has(&["t:any".to_owned()]).await != [false] || other.fleet() != Some(2) {
+            tokio::task::yield_now().await;
+        }
+        assert!(!other.is_settling());
+        server.restart();
+        back(&other).await;
+        assert_eq!(
+            other.fleet(),
+            Some(2),
+            "alone again on an empty Redis, but the others will come"
+        );
     }
 }
