@@ -8,8 +8,10 @@ mod dead;
 mod delay;
 mod delivery;
 mod headers;
+mod management;
 mod publisher;
 mod topology;
+mod trial;
 
 pub use self::connection::{Broker, ConnectError, Parts};
 pub use self::consumer::{Pace, Paces};
@@ -17,5 +19,7 @@ pub use self::dead::Held;
 pub use self::delay::MAX_DELAY;
 pub use self::delivery::{Delivery, Queue, Settled};
 pub use self::headers::{Headers, died_of, published_at};
+pub use self::management::{Comparison, ManagementError};
 pub use self::publisher::{Destination, PublishError, Publisher};
 pub use self::topology::{Names, Topology};
+pub use self::trial::Greeting;

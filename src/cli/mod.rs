@@ -2,17 +2,20 @@
 //!
 //! Here errors become one text with a remedy, and a number that scripts can use.
 
+mod check;
 mod dead;
+mod findings;
 mod jobs;
 mod publish;
 mod sandbox;
 mod schema;
 mod send;
 mod topology;
+mod trials;
 mod worker;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -47,6 +50,8 @@ enum Verb {
     Send(Box<jobs::JobsArgs>),
     /// Lists, shows, replays and discards dead letters.
     Dead(dead::Args),
+    /// Tries everything that a worker needs, and says what to do where something is missing.
+    Check(check::Args),
     /// Declares the queues and exchanges, or prints their definitions.
     Topology(topology::Args),
     /// Prints a JSON Schema.
@@ -76,18 +81,26 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if let Verb::Schema(args) = &cli.verb {
         return schema::run(args);
     }
-    let config = load(cli.config)?;
+    let beside = || Some(PathBuf::from("dingcard.toml")).filter(|path| path.exists());
+    let file = cli.config.clone().or_else(beside);
+    let config = load(file.as_deref())?;
     // The provider is chosen once for the process: reqwest and lapin are built without one of their own.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let quiet = !matches!(cli.verb, Verb::Worker(_) | Verb::Sandbox(_));
-    start_log(&config, quiet)?;
+    let level = match cli.verb {
+        Verb::Worker(_) | Verb::Sandbox(_) => config.log.level.as_str(),
+        // It says itself what went wrong.
+        Verb::Check(_) => "off",
+        _ => "warn",
+    };
+    start_log(&config, level)?;
     runtime.block_on(async {
         match cli.verb {
             Verb::Worker(args) => worker::run(config, args).await,
             Verb::Publish(args) => publish::run(&config, &args).await,
             Verb::Send(args) => send::run(config, &args).await,
             Verb::Dead(args) => dead::run(&config, args).await,
+            Verb::Check(args) => check::run(&config, file.as_deref(), args).await,
             Verb::Topology(args) => topology::run(&config, &args).await,
             Verb::Sandbox(args) => sandbox::run(&config, args).await,
             Verb::Schema(_) => Ok(()),
@@ -95,15 +108,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     })
 }
 
-fn load(named: Option<PathBuf>) -> Result<Config, ConfigError> {
-    let beside = || Some(PathBuf::from("dingcard.toml")).filter(|path| path.exists());
+fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
     let env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    Config::load(named.or_else(beside).as_deref(), env)
+    Config::load(file, env)
 }
 
-/// To standard error; a command that is `quiet` tells of trouble alone.
-fn start_log(config: &Config, quiet: bool) -> anyhow::Result<()> {
-    let level = if quiet { "warn" } else { config.log.level.as_str() };
+/// To standard error.
+fn start_log(config: &Config, level: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(level).map_err(|e| ConfigError::single("log.level", &e.to_string()))?;
     // lapin tells at error level of every lost connection, which the supervisor tells better.
     let filter = if level.contains("lapin") {

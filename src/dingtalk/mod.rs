@@ -9,6 +9,7 @@ mod cards;
 mod client;
 mod error;
 mod token;
+mod trial;
 mod users;
 
 use std::collections::HashMap;
