@@ -3,9 +3,11 @@
 //! Here errors become one text with a remedy, and a number that scripts can use.
 
 mod dead;
+mod jobs;
 mod publish;
 mod sandbox;
 mod schema;
+mod send;
 mod topology;
 mod worker;
 
@@ -40,7 +42,9 @@ enum Verb {
     /// Consumes jobs and sends their cards, until SIGTERM.
     Worker(worker::Args),
     /// Publishes jobs: one from flags, or many from NDJSON.
-    Publish(Box<publish::Args>),
+    Publish(Box<jobs::JobsArgs>),
+    /// Sends jobs at once, without a broker, and says what became of each recipient.
+    Send(Box<jobs::JobsArgs>),
     /// Lists, shows, replays and discards dead letters.
     Dead(dead::Args),
     /// Declares the queues and exchanges, or prints their definitions.
@@ -76,12 +80,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     // The provider is chosen once for the process: reqwest and lapin are built without one of their own.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let quiet = matches!(cli.verb, Verb::Publish(_) | Verb::Dead(_) | Verb::Topology(_));
+    let quiet = !matches!(cli.verb, Verb::Worker(_) | Verb::Sandbox(_));
     start_log(&config, quiet)?;
     runtime.block_on(async {
         match cli.verb {
             Verb::Worker(args) => worker::run(config, args).await,
-            Verb::Publish(args) => publish::run(&config, *args).await,
+            Verb::Publish(args) => publish::run(&config, &args).await,
+            Verb::Send(args) => send::run(config, &args).await,
             Verb::Dead(args) => dead::run(&config, args).await,
             Verb::Topology(args) => topology::run(&config, &args).await,
             Verb::Sandbox(args) => sandbox::run(&config, args).await,

@@ -17,7 +17,7 @@ use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
-use crate::worker::{Worker, drain};
+use crate::worker::{Sender, Worker, drain};
 
 /// How.
 #[derive(Debug, clap::Args)]
@@ -43,15 +43,8 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
     let store = Store::connect(&config, &metrics).await?;
     let dingtalk = DingTalk::new(&config, &metrics, &store)?;
     let (names, publisher) = (broker.names().clone(), broker.publisher());
-    let worker = Arc::new(Worker::new(
-        config.clone(),
-        names,
-        dingtalk,
-        publisher,
-        Ledger::new(&config.ledger, store),
-        metrics.clone(),
-        &health,
-    ));
+    let sender = Sender::new(config.clone(), dingtalk, Ledger::new(&config.ledger, store));
+    let worker = Arc::new(Worker::new(sender, names, publisher, metrics.clone(), &health));
 
     let shutdown = Shutdown::new();
     let address = args.listen.unwrap_or(config.http.listen);

@@ -22,6 +22,7 @@ use self::client::{Calls, Endpoint, Http, Request};
 pub use self::error::Failure;
 use self::token::Tokens;
 use self::users::Nobody;
+pub use self::users::masked;
 use crate::cache::Users;
 use crate::config::{self, Config};
 use crate::metrics::Metrics;

@@ -151,8 +151,9 @@ fn is_mainland(digits: &str) -> bool {
     digits.len() == 11 && digits.starts_with('1')
 }
 
-/// `150****1231`
-fn masked(mobile: &str) -> String {
+/// `150****1231`: a mobile as it may be shown.
+#[must_use]
+pub fn masked(mobile: &str) -> String {
     let chars: Vec<char> = mobile.chars().collect();
     let ends = |n: usize, m: usize| {
         let (head, tail) = (&chars[..n], &chars[chars.len() - m..]);

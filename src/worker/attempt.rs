@@ -12,7 +12,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use super::{Order, Progress, Worker, send, update};
+use super::sender::{Order, Sender};
+use super::{Progress, send, update};
 use crate::amqp::Delivery;
 use crate::dingtalk::{Failure, Space, Turn};
 use crate::ledger;
@@ -21,10 +22,11 @@ use crate::slice::Slice;
 
 /// An order that is worked on, with all that its slices need.
 pub(super) struct Attempt<'a> {
-    pub(super) worker: &'a Worker,
+    pub(super) sender: &'a Sender,
     pub(super) order: &'a Order<'a>,
     pub(super) template: &'a str,
-    pub(super) delivery: &'a Delivery,
+    /// How the order came; none where a command made it, with no broker behind it.
+    pub(super) delivery: Option<&'a Delivery>,
     pub(super) deadline: Instant,
     /// Whether DingTalk answered a call for a card: then the app is not on hold.
     pub(super) answered: AtomicBool,
@@ -33,10 +35,16 @@ pub(super) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    pub(super) fn new(worker: &'a Worker, order: &'a Order<'a>, template: &'a str, delivery: &'a Delivery) -> Self {
-        let deadline = Instant::now() + worker.config.retry.job_deadline;
+    /// An attempt that begins no call after `deadline`.
+    pub(super) fn new(
+        sender: &'a Sender,
+        order: &'a Order<'a>,
+        template: &'a str,
+        delivery: Option<&'a Delivery>,
+        deadline: Instant,
+    ) -> Self {
         Self {
-            worker,
+            sender,
             order,
             template,
             delivery,
@@ -68,7 +76,7 @@ impl<'a> Attempt<'a> {
     fn end(&self, progress: &Progress) -> Option<Failure> {
         match &progress.trouble {
             Some(trouble) if trouble.reason.holds() || trouble.class == Class::Throttle => Some(trouble.clone()),
-            _ if self.delivery.is_lost() => Some(Failure::new(
+            _ if self.delivery.is_some_and(Delivery::is_lost) => Some(Failure::new(
                 Reason::Deadline,
                 Class::Transient,
                 "the broker was lost; it gives the job to somebody else",
@@ -80,6 +88,11 @@ impl<'a> Attempt<'a> {
             )),
             _ => None,
         }
+    }
+
+    /// Whether nobody worked on this order before.
+    pub(super) fn is_first(&self, progress: &Progress) -> bool {
+        self.delivery.is_none_or(Delivery::is_first) && progress.attempt == 1
     }
 
     /// Whose turn its calls wait for.
@@ -124,7 +137,7 @@ impl<'a> Attempt<'a> {
         let (first, last) = slice.bounds();
         let mut hash = Sha256::new();
         for part in [
-            self.worker.config.amqp.namespace.as_str(),
+            self.sender.config.amqp.namespace.as_str(),
             self.order.app_name(),
             job_id,
         ] {

@@ -9,6 +9,7 @@ mod hold;
 mod progress;
 mod resolve;
 mod send;
+mod sender;
 mod settle;
 mod update;
 
@@ -19,23 +20,24 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use self::attempt::Attempt;
 use self::hold::{Admission, Holds};
 use self::progress::Progress;
 use self::settle::Settlement;
-use crate::amqp::{Delivery, Headers, MAX_DELAY, Names, Paces, Publisher, Queue, published_at};
-use crate::config::{self, CardApi, Config, DEFAULT_APP};
-use crate::dingtalk::{App, DingTalk, Failure};
+use crate::amqp::{Delivery, MAX_DELAY, Names, Paces, Publisher, Queue, published_at};
+use crate::config::DEFAULT_APP;
+use crate::dingtalk::Failure;
 use crate::health::Health;
-use crate::job::{Job, Recipient};
-use crate::ledger::{self, Ledger};
+use crate::job::Job;
+use crate::ledger;
 use crate::metrics::Metrics;
 use crate::outcome::{Class, Reason, UNKNOWN_APP};
 use crate::shutdown::Shutdown;
-use crate::slice::Slices;
 
 pub use self::drain::{Left, drain};
+pub use self::sender::{Order, Sender, Sent};
 
 /// A message returned this often by workers that did not settle it may be what ends them.
 const SUSPECT_AFTER: u64 = 3;
@@ -44,46 +46,33 @@ const GUILTY_AFTER: u64 = 2;
 
 /// What works on jobs.
 pub struct Worker {
-    config: Arc<Config>,
+    sender: Sender,
     name: String,
     names: Names,
-    dingtalk: DingTalk,
     publisher: Publisher,
-    ledger: Ledger,
     holds: Holds,
     metrics: Arc<Metrics>,
 }
 
-/// A job that this worker may serve, and whose it is.
-struct Order<'a> {
-    job: Job,
-    /// The queue that it belongs to, and so its app.
-    home: Queue,
-    app: &'a App,
-    settings: &'a config::App,
-}
-
 impl Worker {
-    /// A worker for the apps that have credentials.
+    /// A worker for the apps of `sender`.
+    #[must_use]
     pub fn new(
-        config: Arc<Config>,
+        sender: Sender,
         names: Names,
-        dingtalk: DingTalk,
         publisher: Publisher,
-        ledger: Ledger,
         metrics: Arc<Metrics>,
         health: &Arc<Health>,
     ) -> Self {
+        let config = &sender.config;
         let apps = config.served_apps().unwrap_or_default();
         Self {
             name: config.worker_name(),
+            holds: Holds::new(config, &apps, &metrics, health),
+            sender,
             names,
-            dingtalk,
             publisher,
-            ledger,
-            holds: Holds::new(&config, &apps, &metrics, health),
             metrics,
-            config,
         }
     }
 
@@ -116,7 +105,11 @@ impl Worker {
             Ok(order) => order,
             Err(settlement) => return settlement,
         };
-        let _claim = self.ledger.claim(ledger::key(&[order.app_name(), &order.job.id])).await;
+        let _claim = self
+            .sender
+            .ledger
+            .claim(ledger::key(&[order.app_name(), &order.job.id]))
+            .await;
         let mut progress = match order.progress(delivery.headers()) {
             Ok(progress) => progress,
             Err(header) => {
@@ -124,14 +117,14 @@ impl Worker {
                 return Settlement::dead(order.app_name(), Some(&order.job), Reason::InvalidJob, detail);
             }
         };
-        if order.job.expires_at.is_some_and(|at| at <= Timestamp::now()) {
+        if order.is_late() {
             return Settlement::expired(&order, progress);
         }
-        let template = match self.template(&order) {
+        let template = match self.sender.template(&order) {
             Ok(template) => template,
-            Err((reason, detail)) => {
-                progress.detail = detail;
-                progress.fail_open(reason);
+            Err(failure) => {
+                progress.note(&failure);
+                progress.fail_open(failure.reason);
                 return Settlement::of(self, order, progress);
             }
         };
@@ -151,7 +144,8 @@ impl Worker {
                 progress.trouble(Failure::new(reason, Class::Hold, "the app is on hold; the job waits"));
             }
             admission @ (Admission::Go | Admission::Probe(_)) => {
-                let attempt = Attempt::new(self, &order, template, delivery);
+                let deadline = Instant::now() + self.sender.config.retry.job_deadline;
+                let attempt = Attempt::new(&self.sender, &order, template, Some(delivery), deadline);
                 attempt.run(&mut progress).await;
                 self.learn(&attempt, &progress, &admission);
                 drop(admission);
@@ -169,9 +163,16 @@ impl Worker {
         let job = Job::decode(delivery.body(), delivery.message_id())
             .map_err(|fault| Settlement::dead(home.app(), None, Reason::InvalidJob, fault.to_string()))?;
         let app_name = job.app.as_deref().unwrap_or(home.app());
-        let (Some(app), Some(settings)) = (self.dingtalk.app(app_name), self.config.apps.get(app_name)) else {
-            let detail = format!("app {app_name:?} is not in the configuration, or has no credentials there");
-            return Err(Settlement::dead(UNKNOWN_APP, Some(&job), Reason::UnknownApp, detail));
+        let (app, settings) = match self.sender.app(app_name) {
+            Ok(known) => known,
+            Err(failure) => {
+                return Err(Settlement::dead(
+                    UNKNOWN_APP,
+                    Some(&job),
+                    failure.reason,
+                    failure.detail,
+                ));
+            }
         };
         if app_name != home.app() {
             return Err(Settlement::Move(home.of_app(app_name)));
@@ -242,53 +243,6 @@ impl Worker {
             }
             queue => queue.clone(),
         }
-    }
-
-    /// The job's template ID, if it has all that the template needs.
-    fn template<'a>(&'a self, order: &'a Order<'_>) -> Result<&'a str, (Reason, String)> {
-        let job = &order.job;
-        if job.update_of.is_some() {
-            return Ok("");
-        }
-        let Some((id, required)) = self.config.template(order.settings, job.template.as_deref()) else {
-            let detail = "the job names no template and its app has no default one (apps.NAME.template)";
-            return Err((Reason::TemplateInvalid, detail.to_owned()));
-        };
-        let missing: Vec<_> = required
-            .iter()
-            .filter(|key| !job.params.contains_key(*key))
-            .map(String::as_str)
-            .collect();
-        if missing.is_empty() {
-            Ok(id)
-        } else {
-            let missing = missing.join(", ");
-            Err((
-                Reason::ParamsInvalid,
-                format!("params: the template needs {missing}, which the job does not give"),
-            ))
-        }
-    }
-}
-
-impl Order<'_> {
-    fn app_name(&self) -> &str {
-        self.home.app()
-    }
-
-    fn is_urgent(&self) -> bool {
-        self.home.is_urgent()
-    }
-
-    /// How far the job has come, as its headers say, or a first cut. An error names the header that is none.
-    fn progress(&self, headers: &Headers) -> Result<Progress, &'static str> {
-        let to = &self.job.to;
-        // interactiveCards takes users or one group in a call, never both.
-        let mixed = self.settings.card_api == CardApi::Instances;
-        let alone = |p: usize| !mixed && matches!(to.get(p), Some(Recipient::Conversation(_)));
-        Progress::read(headers, to.len(), || {
-            Slices::cut(to.len(), self.settings.recipients_per_call, alone)
-        })
     }
 }
 

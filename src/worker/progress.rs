@@ -32,8 +32,15 @@ impl Failed {
         self.counts().max_by_key(|(_, count)| *count).map(|(reason, _)| reason)
     }
 
+    /// Every position, with its reason.
+    pub(super) fn each(&self) -> impl Iterator<Item = (Reason, usize)> {
+        self.0
+            .iter()
+            .flat_map(|(reason, positions)| positions.iter().map(|position| (*reason, *position)))
+    }
+
     pub(super) fn positions(&self) -> impl Iterator<Item = usize> {
-        self.0.values().flatten().copied()
+        self.each().map(|(_, position)| position)
     }
 
     /// `user_not_found=3,17;mobile_invalid=4`
@@ -61,6 +68,7 @@ impl Failed {
 /// One recipient that became final in this attempt without failing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Final {
+    pub(super) position: usize,
     pub(super) outcome: Outcome,
     pub(super) reason: Reason,
 }
@@ -126,6 +134,15 @@ impl Progress {
         }
     }
 
+    /// It is too late for whatever is open.
+    pub(super) fn expire_open(&mut self) {
+        for slice in std::mem::take(&mut self.open).0 {
+            for position in slice.open() {
+                self.finish(*position, Outcome::Expired, Reason::None);
+            }
+        }
+    }
+
     /// Everything that is open failed for good.
     pub(super) fn fail_open(&mut self, reason: Reason) {
         for slice in std::mem::take(&mut self.open).0 {
@@ -152,8 +169,12 @@ impl Progress {
     }
 
     /// Somebody became final without failing.
-    pub(super) fn finish(&mut self, outcome: Outcome, reason: Reason) {
-        self.finals.push(Final { outcome, reason });
+    pub(super) fn finish(&mut self, position: usize, outcome: Outcome, reason: Reason) {
+        self.finals.push(Final {
+            position,
+            outcome,
+            reason,
+        });
         self.moved = true;
     }
 

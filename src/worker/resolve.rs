@@ -31,7 +31,7 @@ pub(super) async fn resolve(attempt: &Attempt<'_>, slice: Slice, progress: &mut 
     let mut failed: Vec<(Reason, usize)> = Vec::new();
     for (position, result) in looked_up {
         match result {
-            Ok(space) if !attempt.claim_space(&space) => progress.finish(Outcome::Duplicate, Reason::None),
+            Ok(space) if !attempt.claim_space(&space) => progress.finish(position, Outcome::Duplicate, Reason::None),
             Ok(space) => found.push((position, space)),
             Err(failure) if failure.class == Class::Recipient => {
                 progress.note(&failure);
@@ -45,9 +45,9 @@ pub(super) async fn resolve(attempt: &Attempt<'_>, slice: Slice, progress: &mut 
     }
     let keys: Vec<_> = found.iter().map(|(_, space)| attempt.recipient_key(space)).collect();
     let mut spaces = Vec::new();
-    for (finished, recipient) in attempt.worker.ledger.are_finished(&keys).await.into_iter().zip(found) {
+    for (finished, recipient) in attempt.sender.ledger.are_finished(&keys).await.into_iter().zip(found) {
         if finished {
-            progress.finish(Outcome::Duplicate, Reason::None);
+            progress.finish(recipient.0, Outcome::Duplicate, Reason::None);
             // Somebody of this slice has its card, so it exists and the others get that one.
             slice.card = Card::Shown;
         } else {
@@ -77,7 +77,7 @@ async fn space(attempt: &Attempt<'_>, position: usize) -> Result<Space, Failure>
 
 /// A look-up with the attempt's immediate tries; throttling costs none of them.
 async fn user_id(attempt: &Attempt<'_>, mobile: &str) -> Result<String, Failure> {
-    let mut waits = retry::immediate(&attempt.worker.config.retry);
+    let mut waits = retry::immediate(&attempt.sender.config.retry);
     loop {
         match attempt.order.app.user_id(mobile, attempt.turn()).await {
             Err(failure) if failure.class == Class::Throttle && failure.reason != Reason::Deadline => {}

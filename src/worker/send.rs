@@ -50,7 +50,7 @@ pub(super) async fn send(attempt: &Attempt<'_>, slice: Slice, progress: &mut Pro
     while let Some(batch) = batches.pop() {
         let mut call = Call {
             attempt,
-            waits: retry::immediate(&attempt.worker.config.retry),
+            waits: retry::immediate(&attempt.sender.config.retry),
         };
         let mut batch = batch;
         loop {
@@ -168,7 +168,7 @@ impl Call<'_> {
     /// `param.cardAlreadyExist` in its meanings: an answer of ours was lost, with this worker or with another; or somebody
     /// published this job before.
     async fn already_exists(&self, slice: &Slice, batch: &mut Vec<(usize, Space)>, progress: &mut Progress) {
-        let published_before = slice.card == Card::Unsent && self.attempt.delivery.is_first() && progress.attempt == 1;
+        let published_before = slice.card == Card::Unsent && self.attempt.is_first(progress);
         let (outcome, reason) = if published_before {
             (Outcome::Duplicate, Reason::None)
         } else {
@@ -185,10 +185,10 @@ impl Call<'_> {
                 .iter()
                 .map(|(_, space)| self.attempt.recipient_key(space))
                 .collect();
-            self.attempt.worker.ledger.finish(&keys).await;
+            self.attempt.sender.ledger.finish(&keys).await;
         }
-        for _ in recipients {
-            progress.finish(outcome, reason);
+        for (position, _) in recipients {
+            progress.finish(*position, outcome, reason);
         }
     }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
-use super::{Order, Progress, Worker};
+use super::sender::Order;
+use super::{Progress, Worker};
 use crate::amqp::{Delivery, Destination, Headers, Queue, Settled, published_at};
 use crate::job::Job;
 use crate::outcome::{Class, Outcome, Reason};
@@ -82,9 +83,7 @@ impl Settlement {
 
     /// Too late for whoever is open.
     pub(super) fn expired(order: &Order<'_>, mut progress: Progress) -> Self {
-        for _ in 0..std::mem::take(&mut progress.open).open() {
-            progress.finish(Outcome::Expired, Reason::None);
-        }
+        progress.expire_open();
         Self::ended(Ended::of(order, progress))
     }
 
@@ -118,7 +117,7 @@ impl Settlement {
             };
         }
         let attempt = progress.attempt;
-        if let Some(delay) = retry::delayed(&worker.config.retry, attempt, trouble.wait) {
+        if let Some(delay) = retry::delayed(&worker.sender.config.retry, attempt, trouble.wait) {
             progress.attempt += 1;
             return Self::Retry {
                 ended,

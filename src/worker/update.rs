@@ -21,7 +21,7 @@ pub(super) async fn update(attempt: &Attempt<'_>, earlier: &str, slice: Slice, p
                 found = true;
                 part.open()
                     .iter()
-                    .for_each(|_| progress.finish(Outcome::Delivered, Reason::None));
+                    .for_each(|p| progress.finish(*p, Outcome::Delivered, Reason::None));
             }
             Err(failure) if failure.reason == Reason::CardMissing => {
                 // A slice was halved where its card was refused, so below a missing card there can be others; but not
@@ -59,7 +59,7 @@ pub(super) async fn update(attempt: &Attempt<'_>, earlier: &str, slice: Slice, p
 
 /// One update with the attempt's immediate tries. Repeating it is harmless, so a lost answer is like none.
 async fn update_card(attempt: &Attempt<'_>, earlier: &str, slice: &Slice) -> Result<(), Failure> {
-    let mut waits = retry::immediate(&attempt.worker.config.retry);
+    let mut waits = retry::immediate(&attempt.sender.config.retry);
     let id = attempt.out_track_id(earlier, slice);
     loop {
         match attempt

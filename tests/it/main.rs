@@ -24,4 +24,5 @@ mod process;
 mod producers;
 mod redis;
 mod redis_server;
+mod send;
 mod stand;
