@@ -72,8 +72,11 @@ pub(super) fn undelivered(endpoint: Endpoint, message: &str, group: bool, hide: 
     .any(|t| text.contains(t))
     {
         (Reason::ServerError, Transient)
-    } else {
+    } else if endpoint == Endpoint::Deliver {
         (Reason::RequestRefused, Recipient)
+    } else {
+        // Nothing that DingTalk documents: worth the one more call that `deliver` is.
+        (Reason::RequestRefused, Transient)
     };
     Failure::new(
         reason,
@@ -539,11 +542,24 @@ mod tests {
             ("SYSTEM_ERROR", false, (Reason::ServerError, Transient)),
             ("system error", true, (Reason::ServerError, Transient)),
             ("system.busy", false, (Reason::ServerError, Transient)),
-            ("anything else", false, (Reason::RequestRefused, Recipient)),
-            ("", false, (Reason::RequestRefused, Recipient)),
         ] {
-            let failure = undelivered(SEND, message, group, &[]);
-            assert_eq!((failure.reason, failure.class), expected, "{message}");
+            for endpoint in [SEND, Endpoint::Deliver] {
+                let failure = undelivered(endpoint, message, group, &[]);
+                assert_eq!((failure.reason, failure.class), expected, "{endpoint} {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_space_that_was_missed_for_an_unknown_cause_is_dead_only_when_it_is_missed_again() {
+        for message in ["anything else", ""] {
+            let class = |endpoint| {
+                let failure = undelivered(endpoint, message, false, &[]);
+                assert_eq!(failure.reason, Reason::RequestRefused);
+                failure.class
+            };
+            assert_eq!(class(SEND), Transient, "{message}");
+            assert_eq!(class(Endpoint::Deliver), Recipient, "{message}");
         }
     }
 
