@@ -6,7 +6,9 @@
 mod answer;
 mod cards;
 mod client;
+mod codes;
 mod error;
+mod remedy;
 mod token;
 mod users;
 
@@ -19,6 +21,7 @@ pub use self::cards::{Card, Delivered, Space};
 pub use self::client::Turn;
 use self::client::{Calls, Endpoint, Http, Request};
 pub use self::error::Failure;
+pub use self::remedy::Remedy;
 use self::token::Tokens;
 use self::users::Nobody;
 use crate::cache::Users;
@@ -105,6 +108,9 @@ impl App {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod manual;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod testing;
