@@ -7,7 +7,9 @@ mod answer;
 mod budget;
 mod cards;
 mod client;
+mod codes;
 mod error;
+mod remedy;
 mod token;
 mod users;
 
@@ -20,6 +22,7 @@ pub use self::cards::{Card, Delivered, Space};
 pub use self::client::Turn;
 use self::client::{Calls, Endpoint, Http, Request};
 pub use self::error::Failure;
+pub use self::remedy::Remedy;
 use self::token::Tokens;
 use self::users::Nobody;
 pub use self::users::masked;
@@ -107,6 +110,9 @@ impl App {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod manual;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod testing;

@@ -92,6 +92,8 @@ pub(super) struct Progress {
     pub(super) trouble: Option<Failure>,
     /// What happened, for people.
     pub(super) detail: String,
+    /// What they can do about it, where DingTalk or the way to it is the cause.
+    pub(super) remedy: Option<&'static str>,
 }
 
 impl Progress {
@@ -131,6 +133,7 @@ impl Progress {
     pub(super) fn note(&mut self, failure: &Failure) {
         if self.detail.is_empty() {
             self.detail.clone_from(&failure.detail);
+            self.remedy = Some(failure.remedy());
         }
     }
 
@@ -186,6 +189,7 @@ impl Progress {
             .is_some_and(|t| t.reason.holds() && !failure.reason.holds());
         if !outweighed {
             self.detail.clone_from(&failure.detail);
+            self.remedy = Some(failure.remedy());
             self.trouble = Some(failure);
         }
     }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::sender::Order;
 use super::{Progress, Worker};
 use crate::amqp::{Delivery, Destination, Headers, Queue, Settled, published_at};
+use crate::dingtalk::Remedy;
 use crate::job::Job;
 use crate::outcome::{Class, Outcome, Reason};
 use crate::retry;
@@ -198,7 +199,7 @@ pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Sett
                 // A hold is told once, by itself.
                 if !reason.holds() {
                     tracing::info!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, open,
-                        delay_s = delay.as_secs_f64(), detail = ended.progress.detail, "retried: the broker holds the job");
+                        delay_s = delay.as_secs_f64(), detail = ended.progress.detail, remedy = ended.progress.remedy, "retried: the broker holds the job");
                 }
             }
         }
@@ -261,8 +262,9 @@ async fn dead(worker: &Worker, delivery: Delivery, ended: &Ended, reason: Reason
     if uncut > 0 {
         worker.metrics.recipients(&ended.app, Outcome::Dead, reason, uncut);
     }
+    let remedy = ended.progress.remedy.unwrap_or(Remedy::of(reason).en);
     tracing::warn!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, detail = ended.progress.detail,
-        failed = headers.failed, "dead: the job is in the dead letters (dingcard dead show)");
+        remedy, failed = headers.failed, "dead: the job is in the dead letters (dingcard dead show)");
 }
 
 /// The headers of a hand-over by this worker.

@@ -135,6 +135,31 @@ fn a_lost_answer_shows_the_card_once_and_counts_as_unconfirmed() {
 }
 
 #[test]
+fn who_is_missed_for_an_unknown_cause_is_asked_for_once_more_and_then_dead() {
+    let stand = Stand::new();
+    let worker = stand.worker();
+    let missed = |endpoint: &str, user: &str| json!({"kind": "fail_delivery", "endpoint": endpoint, "space_id": user, "message": "no such word"});
+    stand.faults(&json!([
+        missed("createAndDeliver", "once"),
+        missed("createAndDeliver", "twice"),
+        missed("deliver", "twice"),
+    ]));
+    stand.publish(&["--user-id", "once", "--user-id", "twice", "--user-id", "never"]);
+    worker.wait_for_jobs("dead", 1);
+    assert_eq!(worker.recipients("retried", "request_refused"), 2.0);
+    assert_eq!(worker.recipients("delivered", "none"), 2.0);
+    assert_eq!(
+        dead_letters(&stand, 1)[0].header("dingcard-failed"),
+        "request_refused=1"
+    );
+    assert_eq!(
+        (stand.calls_to("createAndDeliver"), stand.calls_to("deliver")),
+        (1, 1),
+        "the second call is for those who were missed"
+    );
+}
+
+#[test]
 fn answers_that_are_no_success_are_never_taken_for_one() {
     let stand = Stand::new()
         .with("RETRY__IMMEDIATE", "0")
