@@ -22,7 +22,7 @@ pub struct Sandbox {
     pub rate_per_second: u32,
     /// How long a token lives, in seconds.
     pub token_ttl_seconds: u64,
-    /// How many cards are kept; the oldest is forgotten first.
+    /// How many cards are kept, and how many arrivals of calls; the oldest is forgotten first.
     pub keep: usize,
 }
 

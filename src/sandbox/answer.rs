@@ -23,6 +23,7 @@ pub(super) struct Answer {
     status: u16,
     result: Cow<'static, str>,
     retry_after: Option<u64>,
+    throttled: bool,
     content: Content,
 }
 
@@ -124,6 +125,17 @@ impl Answer {
         self
     }
 
+    /// The same, given because the limit of calls a second was reached.
+    pub(super) fn throttled(mut self) -> Self {
+        self.throttled = true;
+        self
+    }
+
+    /// Whether the limit of calls a second refused the call.
+    pub(super) fn is_throttled(&self) -> bool {
+        self.throttled
+    }
+
     /// The word that it is counted under.
     pub(super) fn result(&self) -> &str {
         &self.result
@@ -139,6 +151,7 @@ impl Answer {
             status,
             result: result.into(),
             retry_after: None,
+            throttled: false,
             content,
         }
     }

@@ -104,6 +104,7 @@ pub(super) async fn take(
     ConnectInfo(switch): ConnectInfo<Switch>,
     request: Request,
 ) -> Response<Body> {
+    let arrived = Instant::now();
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_BODY).await else {
         return Answer::bare(413).into_response(std::time::Duration::ZERO);
@@ -132,6 +133,7 @@ pub(super) async fn take(
             ordered.clone()
         }
     };
+    held(&world.arrivals).add(arrived, call.endpoint, caller.as_deref(), answer.is_throttled());
     held(&world.calls).add(caller.as_deref(), call.endpoint.name(), answer.result());
     if answer.is_cut() {
         switch.cut();
@@ -229,11 +231,12 @@ impl Call {
             self.path,
             next_second()
         );
-        Err(if self.endpoint.is_legacy() {
+        let refusal = if self.endpoint.is_legacy() {
             Answer::wrapped(88, "90018", message)
         } else {
             Answer::refused_with(403, "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi", message)
-        })
+        };
+        Err(refusal.throttled())
     }
 
     /// HTTP 200 all the same (dingtalk-api.md §1); the legacy family names a missing method 22 (§3).
