@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::api::Endpoint;
+use super::endpoint::Endpoint;
 
 /// One call that came in.
 #[derive(Debug)]

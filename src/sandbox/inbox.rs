@@ -18,8 +18,8 @@ use futures_util::stream::{self, Stream, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::api::Endpoint;
 use super::arrivals::Wanted;
+use super::endpoint::Endpoint;
 use super::faults::Faults;
 use super::{Event, World, held};
 

@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
+use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::faults::Plan;
+use super::latency::Latency;
 
 /// What happens. `taken`: the call is carried out first, so only its answer is lost.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -17,8 +19,8 @@ use super::faults::Plan;
 pub(super) enum Kind {
     /// A failure of either family; see [`ErrorSpec`].
     Error(ErrorSpec),
-    /// Every call takes this much longer.
-    Latency { ms: u64 },
+    /// A call waits before it is looked at; see [`Latency`].
+    Latency(Latency),
     /// The limit is off, or on with another rate.
     Throttle { on: bool, per_second: Option<u32> },
     /// Tokens end: at once without `next` and `probability`, else when a call is struck.
@@ -76,6 +78,10 @@ impl Kind {
                 spec.check()?;
                 spec.status
             }
+            Self::Latency(latency) => {
+                latency.check()?;
+                None
+            }
             Self::IpBan { status } | Self::Html { status } => *status,
             Self::Throttle {
                 on: false,
@@ -104,7 +110,7 @@ impl Kind {
             | Self::Html { .. }
             | Self::Garbage { .. }
             | Self::BigBody { .. } => true,
-            Self::Latency { .. }
+            Self::Latency(_)
             | Self::Throttle { .. }
             | Self::ExpireTokens {}
             | Self::SlowBody { .. }
@@ -113,9 +119,9 @@ impl Kind {
     }
 
     /// Writes what it does into the plan of a call.
-    pub(super) fn strike(&self, plan: &mut Plan) {
+    pub(super) fn strike(&self, plan: &mut Plan, rng: &mut StdRng) {
         let answer = match self {
-            Self::Latency { ms } => return plan.wait += Duration::from_millis(*ms),
+            Self::Latency(latency) => return plan.wait += latency.draw(rng),
             Self::SlowBody { ms } => return plan.slow += Duration::from_millis(*ms),
             Self::Throttle { on: false, .. } => return plan.rate = Some(0),
             Self::Throttle { on: true, per_second } => return plan.rate = per_second.or(plan.rate),
@@ -363,6 +369,22 @@ mod tests {
             .faults(json!([{"kind": "throttle", "on": true, "per_second": 2}]))
             .await;
         assert!(flood("b").await.contains(&403));
+    }
+
+    #[tokio::test]
+    async fn a_fault_can_be_for_one_recipient_whatever_it_is_called_by() {
+        let bench = Bench::start().await;
+        bench
+            .faults(json!([{"kind": "error", "status": 500, "code": "system.busy", "recipient": "15012341231"}]))
+            .await;
+        let other = bench.create_and_deliver("a", &["u15012341232"], json!({})).await;
+        let struck = bench.create_and_deliver("b", &["u1", "u15012341231"], json!({})).await;
+        assert_eq!((other.0, struck.0), (200, 500));
+        let path = format!("/topapi/v2/user/getbymobile?access_token={}", bench.token());
+        let look_up = bench
+            .request(Method::POST, &path)
+            .json(&json!({"mobile": "15012341231"}));
+        assert_eq!(look_up.send().await.unwrap().status(), 500);
     }
 
     #[tokio::test]
