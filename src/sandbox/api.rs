@@ -17,6 +17,7 @@ use super::answer::Answer;
 use super::connection::Switch;
 use super::endpoint::Endpoint;
 use super::faults::Plan;
+use super::gateway::Refusal;
 use super::gist::Gist;
 use super::{World, form, held, instances, interactive, oapi, open_api};
 
@@ -133,6 +134,7 @@ impl Call {
             Endpoint::GetToken | Endpoint::AccessToken => self.give_token(world, plan),
             endpoint => self.signed_in(world).and_then(|app| {
                 self.admitted(world, &app, plan)?;
+                self.permitted(world, &app)?;
                 match endpoint {
                     Endpoint::GetByMobile => oapi::getbymobile(world, self),
                     Endpoint::Send => interactive::send(world, &app, self),
@@ -162,16 +164,13 @@ impl Call {
     /// The app of the call's token (dingtalk-api.md §2.4).
     fn signed_in(&self, world: &World) -> Result<String, Answer> {
         let token = self.token().unwrap_or_default();
-        let refusal = match (token.is_empty(), self.endpoint.is_legacy()) {
-            (true, true) => Answer::wrapped(88, "40000", "access_token is blank"),
-            (true, false) => Answer::refused(
-                "AuthenticationFailed.MissingParameter",
-                "the header x-acs-dingtalk-access-token is missing",
-            ),
-            (false, true) => Answer::wrapped(88, "40014", "不合法的access_token"),
-            (false, false) => Answer::refused("InvalidAuthentication", "不合法的access_token"),
+        let why = if token.is_empty() {
+            Refusal::TokenMissing
+        } else {
+            Refusal::TokenRejected
         };
-        world.directory.app_of(&token).ok_or(refusal)
+        let app = world.directory.app_of(&token);
+        app.ok_or_else(|| why.answer(self.endpoint, None))
     }
 
     /// So many calls a second for each app and API (dingtalk-api.md §7).
@@ -185,12 +184,18 @@ impl Call {
             self.path,
             next_second()
         );
-        let refusal = if self.endpoint.is_legacy() {
-            Answer::wrapped(88, "90018", message)
-        } else {
-            Answer::refused_with(403, "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi", message)
-        };
-        Err(refusal.throttled())
+        Err(Refusal::Throttled.answer(self.endpoint, Some(message)))
+    }
+
+    /// What the app may do (dingtalk-api.md §2.5).
+    fn permitted(&self, world: &World, app: &str) -> Result<(), Answer> {
+        match self.endpoint.permission() {
+            Some(permission) if !world.directory.may(app, permission) => {
+                let message = format!("应用尚未开通所需的权限{{requiredScopes=[{permission}]}}");
+                Err(Refusal::PermissionMissing.answer(self.endpoint, Some(message)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// HTTP 200 all the same (dingtalk-api.md §1); the legacy family names a missing method 22 (§3).

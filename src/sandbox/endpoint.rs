@@ -69,6 +69,34 @@ impl Endpoint {
         }
     }
 
+    /// What an app needs to be allowed. What interactiveCards asked for can no longer be applied for and is not known;
+    /// it is taken for the same as the other card API's.
+    pub(super) fn permission(self) -> Option<&'static str> {
+        match self {
+            Self::GetByMobile => Some("qyapi_get_member_by_mobile"),
+            _ if self.is_card() => Some("Card.Instance.Write"),
+            _ => None,
+        }
+    }
+
+    /// Whether it is one of the two card APIs.
+    pub(super) fn is_card(self) -> bool {
+        !matches!(
+            self,
+            Self::GetToken | Self::AccessToken | Self::GetByMobile | Self::Unknown
+        )
+    }
+
+    /// Whether it is of the older card API.
+    pub(super) fn is_interactive(self) -> bool {
+        matches!(self, Self::Send | Self::UpdateSent)
+    }
+
+    /// Whether it is called without a token, to get one.
+    pub(super) fn gives_token(self) -> bool {
+        matches!(self, Self::GetToken | Self::AccessToken)
+    }
+
     /// Whether it belongs to `oapi.dingtalk.com`.
     pub(super) fn is_legacy(self) -> bool {
         matches!(self, Self::GetToken | Self::GetByMobile)

@@ -133,6 +133,7 @@ impl Faults {
             let matches = scope.endpoint.as_deref().is_none_or(|name| name == endpoint.name())
                 && scope.app.as_deref().is_none_or(|app| Some(app) == app_key)
                 && scope.recipient.as_deref().is_none_or(&names);
+            let matches = matches && fault.kind.reaches(endpoint);
             if !matches || (plan.answer.is_some() && fault.kind.answers()) {
                 continue;
             }
@@ -142,7 +143,7 @@ impl Faults {
             if let Some(next) = &mut scope.next {
                 *next = next.saturating_sub(1);
             }
-            fault.kind.strike(&mut plan, &mut self.rng);
+            fault.kind.strike(endpoint, &mut plan, &mut self.rng);
         }
         self.list.retain(|fault| fault.scope.next != Some(0));
         plan

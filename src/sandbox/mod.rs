@@ -17,6 +17,7 @@ mod directory;
 mod endpoint;
 mod faults;
 mod form;
+mod gateway;
 mod gist;
 mod inbox;
 mod instances;
