@@ -19,7 +19,7 @@ pub use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 pub use self::load::{ConfigError, Problem};
-pub use self::sandbox::Sandbox;
+pub use self::sandbox::{Assume, Sandbox};
 
 /// The embedded, commented file of defaults.
 pub const DEFAULTS: &str = include_str!("../../deploy/dingcard.toml");
