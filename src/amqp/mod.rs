@@ -9,13 +9,15 @@ mod delay;
 mod delivery;
 mod headers;
 mod publisher;
+mod replies;
 mod topology;
 
 pub use self::connection::{Broker, ConnectError, Parts};
 pub use self::consumer::{Pace, Paces};
 pub use self::dead::Held;
 pub use self::delay::MAX_DELAY;
-pub use self::delivery::{Delivery, Queue, Settled};
+pub use self::delivery::{Delivery, Queue, ReplyTo, Settled};
 pub use self::headers::{Headers, died_of, published_at};
 pub use self::publisher::{Destination, PublishError, Publisher};
+pub use self::replies::Replies;
 pub use self::topology::{Names, Topology};

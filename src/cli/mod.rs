@@ -42,7 +42,7 @@ enum Verb {
     /// Consumes jobs and sends their cards, until SIGTERM.
     Worker(worker::Args),
     /// Publishes jobs: one from flags, or many from NDJSON.
-    Publish(Box<jobs::JobsArgs>),
+    Publish(Box<publish::Args>),
     /// Sends jobs at once, without a broker, and says what became of each recipient.
     Send(Box<jobs::JobsArgs>),
     /// Lists, shows, replays and discards dead letters.

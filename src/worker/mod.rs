@@ -7,6 +7,7 @@ mod attempt;
 mod drain;
 mod hold;
 mod progress;
+mod reply;
 mod resolve;
 mod send;
 mod sender;
@@ -25,8 +26,9 @@ use tokio::time::Instant;
 use self::attempt::Attempt;
 use self::hold::{Admission, Holds};
 use self::progress::Progress;
+use self::reply::Reply;
 use self::settle::Settlement;
-use crate::amqp::{Delivery, MAX_DELAY, Names, Paces, Publisher, Queue, published_at};
+use crate::amqp::{Delivery, MAX_DELAY, Names, Paces, Publisher, Queue, Settled, published_at};
 use crate::config::DEFAULT_APP;
 use crate::dingtalk::Failure;
 use crate::health::Health;
@@ -84,17 +86,24 @@ impl Worker {
 
     /// Works on one delivery until it is settled, or until `shutdown` gives it up: then the broker delivers it again.
     pub async fn work(&self, delivery: Delivery, shutdown: &Shutdown) {
-        self.metrics.jobs_in_flight.inc();
-        let _in_flight = InFlight(&self.metrics);
         let lived_and_settled = async {
+            self.metrics.jobs_in_flight.inc();
+            let _in_flight = InFlight(&self.metrics);
             let living = AssertUnwindSafe(self.life(&delivery, shutdown)).catch_unwind();
             let settlement = living
                 .await
                 .unwrap_or_else(|panic| Settlement::panicked(&delivery, panic.as_ref()));
-            settle::settle(self, delivery, settlement).await;
+            let reply = Reply::of(&delivery, &settlement);
+            let settled = settle::settle(self, delivery, settlement).await;
+            reply.filter(|_| settled == Settled::Done)
+        };
+        let settled_and_told = async {
+            if let Some(reply) = lived_and_settled.await {
+                reply.send(&self.publisher).await;
+            }
         };
         tokio::select! {
-            () = lived_and_settled => {}
+            () = settled_and_told => {}
             () = shutdown.aborted() => {}
         }
     }

@@ -86,6 +86,8 @@ pub(super) struct Progress {
     pub(super) dead: Slices,
     /// Who became final in this attempt without failing.
     pub(super) finals: Vec<Final>,
+    /// What DingTalk calls the cards of some of them.
+    pub(super) carriers: BTreeMap<usize, String>,
     /// Whether anybody became final in this attempt.
     pub(super) moved: bool,
     /// Why something is still open.

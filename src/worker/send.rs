@@ -139,7 +139,10 @@ impl Call<'_> {
         let (mut open, mut reached, mut unconfirmed) = (Vec::new(), Vec::new(), Vec::new());
         for ((position, space), result) in batch.drain(..).zip(results) {
             match result {
-                Ok(_) => reached.push((position, space)),
+                Ok(delivered) => {
+                    progress.carriers.insert(position, delivered.carrier_id);
+                    reached.push((position, space));
+                }
                 Err(failure) if matches!(failure.class, Class::Recipient | Class::Permanent) => {
                     self.forget(&space, &failure).await;
                     progress.note(&failure);

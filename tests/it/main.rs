@@ -24,5 +24,6 @@ mod process;
 mod producers;
 mod redis;
 mod redis_server;
+mod results;
 mod send;
 mod stand;
