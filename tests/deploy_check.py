@@ -4,6 +4,8 @@ Apart from tests/deploy because it parses PromQL and JSON. It starts nothing: pa
 
     deploy_check.py alerts                  each alert is explained, has its runbook, and a test in which it fires
     deploy_check.py names PAGE...           every query parses, and reads what is on these /metrics pages
+    deploy_check.py compose JSON ENV        a resolved Compose file keeps its promises; a worker's environment goes to ENV
+    deploy_check.py manifests YAML          Kubernetes's manifests keep theirs; all of them as JSON, to standard output
     deploy_check.py config TARGET... RABBIT prometheus.yml for these workers and this broker, to standard output
     deploy_check.py panels URL [ABSENT...]  every query of every dashboard returns data, but those that read ABSENT
     deploy_check.py firing URL NAME...      exactly these alerts fire
@@ -169,6 +171,64 @@ def anchors(path):
     return {h.strip().lower() for h in re.findall(r"^#+ (\w+)$", path.read_text(), re.MULTILINE)}
 
 
+def compose(resolved, environment):
+    services = json.loads(pathlib.Path(resolved).read_text())["services"]
+    faults = []
+    for name, service in services.items():
+        if not re.search(r":.*\d", service["image"]) or service["image"].endswith(":latest"):
+            faults.append(f"{name}: {service['image']} is not pinned")
+        faults += [
+            f"{name}: port {port['published']} is not on loopback"
+            for port in service.get("ports", [])
+            if port.get("host_ip") != "127.0.0.1"
+        ]
+        for volume in service.get("volumes", []):
+            if volume["type"] == "bind" and not pathlib.Path(volume["source"]).exists():
+                faults.append(f"{name}: there is no {volume['source']}")
+        own_check = service["image"].startswith("dingcard:") and name != "sandbox"  # the image brings it
+        if not own_check and "healthcheck" not in service and name != "demo":
+            faults.append(f"{name}: no health check")
+    if services["worker"]["deploy"]["replicas"] != 2 or services["worker"].get("ports"):
+        faults.append("worker: two of them, and no port on the host that they would fight for")
+    if seconds(services["worker"]["stop_grace_period"]) <= grace():
+        faults.append("worker: stop_grace_period is not longer than shutdown_grace")
+    pairs = services["worker"]["environment"].items()
+    pathlib.Path(environment).write_text("".join(f"{key}={value}\n" for key, value in pairs))
+    finish(faults, f"{len(services)} services")
+
+
+def seconds(duration):
+    """Of Compose's and systemd's way to write it, without hours."""
+    found = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s?)?", str(duration))
+    return int(found[1] or 0) * 60 + int(found[2] or 0)
+
+
+def grace():
+    return seconds(re.search(r'^shutdown_grace = "(\w+)"', (DEPLOY / "dingcard.toml").read_text(), re.MULTILINE)[1])
+
+
+def manifests(path):
+    documents = list(yaml.safe_load_all(pathlib.Path(path).read_text()))
+    kinds = {document["kind"]: document for document in documents}
+    pod = kinds["Deployment"]["spec"]["template"]["spec"]
+    scaled = kinds["ScaledObject"]["spec"]
+    faults = []
+    if pod["terminationGracePeriodSeconds"] <= grace():
+        faults.append("Deployment: terminationGracePeriodSeconds is not longer than shutdown_grace")
+    if scaled["minReplicaCount"] < 1 or scaled.get("idleReplicaCount") is not None:
+        faults.append("ScaledObject: scales to none")
+    if scaled["scaleTargetRef"]["name"] != kinds["Deployment"]["metadata"]["name"]:
+        faults.append("ScaledObject: its target is not the Deployment")
+    down = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]["policies"]
+    if any(p["type"] != "Pods" or p["value"] != 1 or p["periodSeconds"] <= grace() for p in down):
+        faults.append("ScaledObject: takes a worker away before the last one has drained")
+    if kinds["Service"]["metadata"]["name"] != "dingcard":
+        faults.append("Service: its name is the job label that rules and dashboard go by")
+    if faults:
+        finish(faults, "")
+    print(json.dumps(documents))
+
+
 def config(targets):
     *workers, rabbit = targets
     configuration = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
@@ -225,6 +285,10 @@ def main():
             alerts()
         case "names":
             names(arguments)
+        case "compose":
+            compose(*arguments)
+        case "manifests":
+            manifests(*arguments)
         case "config":
             config(arguments)
         case "panels":
