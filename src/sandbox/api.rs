@@ -12,7 +12,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, Response, header};
 use serde_json::{Value, json};
 
-use super::answer::Answer;
+use super::answer::{Answer, Slowness};
 use super::connection::Switch;
 use super::faults::Plan;
 use super::{World, form, held, instances, interactive, oapi, open_api};
@@ -106,7 +106,7 @@ pub(super) async fn take(
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_BODY).await else {
-        return Answer::bare(413).into_response(std::time::Duration::ZERO);
+        return Answer::bare(413).into_response(Slowness::default());
     };
     let call = Call {
         endpoint: Endpoint::at(&parts.method, parts.uri.path()),
