@@ -40,6 +40,15 @@ enum Content {
     Cut,
 }
 
+/// How slowly the body of an answer comes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Slowness {
+    /// How long it stops half-way.
+    pub(super) half_way: Duration,
+    /// How long each byte takes.
+    pub(super) each_byte: Duration,
+}
+
 impl Answer {
     /// HTTP 200 with the documented body.
     pub(super) fn ok(body: Value) -> Self {
@@ -199,10 +208,10 @@ impl Answer {
         }
     }
 
-    /// The response; `slow` is how long its body stops half-way.
-    pub(super) fn into_response(self, slow: Duration) -> Response<Body> {
+    /// The response, its body as slow as asked for.
+    pub(super) fn into_response(self, slow: Slowness) -> Response<Body> {
         let (kind, body) = match self.content {
-            Content::Json(value) => (JSON, whole_or_halved(value.to_string(), slow)),
+            Content::Json(value) => (JSON, slow.body(value.to_string())),
             Content::Page => ("text/html;charset=UTF-8", Body::from(BAN_PAGE)),
             Content::Garbage => (JSON, Body::from(GARBAGE)),
             Content::Padding(bytes) => (JSON, Body::from_stream(padding(bytes))),
@@ -238,18 +247,29 @@ pub(super) fn short_id() -> String {
     id
 }
 
-fn whole_or_halved(text: String, slow: Duration) -> Body {
-    if slow.is_zero() {
-        return Body::from(text);
+impl Slowness {
+    fn body(self, text: String) -> Body {
+        if self == Self::default() {
+            return Body::from(text);
+        }
+        let text = Bytes::from(text);
+        let half = text.len() / 2;
+        let size = if self.each_byte.is_zero() { half.max(1) } else { 1 };
+        let pieces = stream::unfold(0, move |at| {
+            let piece = text.slice(at..text.len().min(at + size));
+            async move {
+                if at > 0 {
+                    tokio::time::sleep(self.each_byte).await;
+                }
+                if (at..at + size).contains(&half) {
+                    tokio::time::sleep(self.half_way).await;
+                }
+                let next = at + piece.len();
+                (next > at).then_some((Ok::<_, Infallible>(piece), next))
+            }
+        });
+        Body::from_stream(pieces)
     }
-    let text = Bytes::from(text);
-    let (first, second) = (text.slice(..text.len() / 2), text.slice(text.len() / 2..));
-    let first = stream::once(async move { Ok::<_, Infallible>(first) });
-    let second = stream::once(async move {
-        tokio::time::sleep(slow).await;
-        Ok(second)
-    });
-    Body::from_stream(first.chain(second))
 }
 
 /// Made piece by piece, so that a body of a gigabyte costs the client memory and not the sandbox.

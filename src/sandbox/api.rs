@@ -13,7 +13,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Response, header};
 use serde_json::{Value, json};
 
-use super::answer::Answer;
+use super::answer::{Answer, Slowness};
 use super::connection::Switch;
 use super::endpoint::Endpoint;
 use super::faults::Plan;
@@ -42,7 +42,7 @@ pub(super) async fn take(
     let arrived = Instant::now();
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_BODY).await else {
-        return Answer::bare(413).into_response(std::time::Duration::ZERO);
+        return Answer::bare(413).into_response(Slowness::default());
     };
     let call = Call {
         endpoint: Endpoint::at(&parts.method, parts.uri.path()),

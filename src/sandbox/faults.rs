@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::answer::Answer;
+use super::answer::{Answer, Slowness};
 use super::endpoint::Endpoint;
 use super::kinds::Kind;
 
@@ -56,8 +56,8 @@ pub(super) struct Plan {
     pub(super) answer: Option<Answer>,
     /// Whether the call is carried out although `answer` is given.
     pub(super) taken: bool,
-    /// How long the answer's body stops half-way.
-    pub(super) slow: Duration,
+    /// How slowly the answer's body comes.
+    pub(super) slow: Slowness,
     /// Deliveries that fail: the space (all, where there is none) and the message.
     pub(super) failing: Vec<(Option<String>, String)>,
 }

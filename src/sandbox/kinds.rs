@@ -46,6 +46,8 @@ pub(super) enum Kind {
     BigBody { bytes: usize },
     /// The true answer, whose body stops half-way for this long.
     SlowBody { ms: u64 },
+    /// The true answer, each byte of whose body takes this long.
+    Trickle { ms: u64 },
     /// HTTP 200, but the deliveries in it failed: all, or those to one space.
     FailDelivery { message: String, space_id: Option<String> },
 }
@@ -119,6 +121,7 @@ impl Kind {
             | Self::Throttle { .. }
             | Self::ExpireTokens {}
             | Self::SlowBody { .. }
+            | Self::Trickle { .. }
             | Self::FailDelivery { .. } => false,
         }
     }
@@ -135,7 +138,8 @@ impl Kind {
     pub(super) fn strike(&self, endpoint: Endpoint, plan: &mut Plan, rng: &mut StdRng) {
         let answer = match self {
             Self::Latency(latency) => return plan.wait += latency.draw(rng),
-            Self::SlowBody { ms } => return plan.slow += Duration::from_millis(*ms),
+            Self::SlowBody { ms } => return plan.slow.half_way += Duration::from_millis(*ms),
+            Self::Trickle { ms } => return plan.slow.each_byte += Duration::from_millis(*ms),
             Self::Throttle { on: false, .. } => return plan.rate = Some(0),
             Self::Throttle { on: true, per_second } => return plan.rate = per_second.or(plan.rate),
             Self::ExpireTokens {} => return plan.expire = true,
@@ -407,6 +411,18 @@ mod tests {
             .await;
         let (_, body) = send(&bench, "a").await.unwrap();
         assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["success"], true);
+        bench.faults(json!([{"kind": "trickle", "ms": 1}])).await;
+        let call = bench.signed(Method::POST, "/v1.0/card/instances/createAndDeliver");
+        let mut response = call.json(&card("b", &["u1"], json!({}))).send().await.unwrap();
+        let mut pieces = Vec::new();
+        while let Some(piece) = response.chunk().await.unwrap() {
+            pieces.push(piece);
+        }
+        let body: Value = serde_json::from_slice(&pieces.concat()).unwrap();
+        assert!(
+            body["success"] == true && pieces.iter().all(|piece| piece.len() == 1),
+            "{pieces:?}"
+        );
     }
 
     #[tokio::test]
