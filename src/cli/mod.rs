@@ -12,7 +12,7 @@ mod topology;
 mod worker;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -76,7 +76,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if let Verb::Schema(args) = &cli.verb {
         return schema::run(args);
     }
-    let config = load(cli.config)?;
+    let config = load(cli.config.as_deref())?;
     // The provider is chosen once for the process: reqwest and lapin are built without one of their own.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -84,7 +84,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     start_log(&config, quiet)?;
     runtime.block_on(async {
         match cli.verb {
-            Verb::Worker(args) => worker::run(config, args).await,
+            Verb::Worker(args) => worker::run(config, args, cli.config).await,
             Verb::Publish(args) => publish::run(&config, &args).await,
             Verb::Send(args) => send::run(config, &args).await,
             Verb::Dead(args) => dead::run(&config, args).await,
@@ -95,10 +95,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     })
 }
 
-fn load(named: Option<PathBuf>) -> Result<Config, ConfigError> {
-    let beside = || Some(PathBuf::from("dingcard.toml")).filter(|path| path.exists());
+/// The configuration: of the file that is named, else of the one in this folder, and of the environment.
+fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
+    let beside = || Some(Path::new("dingcard.toml")).filter(|path| path.exists());
     let env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    Config::load(named.or_else(beside).as_deref(), env)
+    Config::load(named.or_else(beside), env)
 }
 
 /// To standard error; a command that is `quiet` tells of trouble alone.

@@ -35,14 +35,17 @@ use crate::store::Store;
 /// All apps that this process serves.
 pub struct DingTalk {
     apps: HashMap<String, App>,
+    http: Arc<Http>,
+    store: Store,
+    metrics: Arc<Metrics>,
 }
 
 /// One DingTalk application.
 pub struct App {
     settings: config::App,
-    calls: Calls,
-    tokens: Tokens,
-    users: Users<Nobody>,
+    calls: Arc<Calls>,
+    tokens: Arc<Tokens>,
+    users: Arc<Users<Nobody>>,
 }
 
 impl DingTalk {
@@ -51,24 +54,50 @@ impl DingTalk {
     /// # Errors
     /// Where the HTTP client cannot be built.
     pub fn new(config: &Config, metrics: &Arc<Metrics>, store: &Store) -> Result<Self, Failure> {
-        let http = Arc::new(Http::new(&config.dingtalk, metrics)?);
-        let app = |(name, settings): (&String, &config::App)| {
-            let app = App {
-                settings: settings.clone(),
-                calls: Calls::new(name, settings, &http, store),
-                tokens: Tokens::new(name, settings, metrics, store),
-                users: Users::new(name, &config.users, metrics, store),
-            };
-            (name.clone(), app)
+        let nothing = Self {
+            apps: HashMap::new(),
+            http: Arc::new(Http::new(&config.dingtalk, metrics)?),
+            store: store.clone(),
+            metrics: metrics.clone(),
         };
-        Ok(Self {
-            apps: config
-                .apps
-                .iter()
-                .filter(|(_, app)| app.is_complete())
-                .map(app)
-                .collect(),
-        })
+        Ok(nothing.reloaded(config))
+    }
+
+    /// The same with changed settings of its apps: what they know goes on as far as it is still true.
+    #[must_use]
+    pub fn reloaded(&self, config: &Config) -> Self {
+        let complete = config.apps.iter().filter(|(_, app)| app.is_complete());
+        let apps = complete.map(|(name, settings)| (name.clone(), self.app_with(name, settings, &config.users)));
+        Self {
+            apps: apps.collect(),
+            http: self.http.clone(),
+            store: self.store.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    fn app_with(&self, name: &str, settings: &config::App, users: &config::Users) -> App {
+        let (http, store, metrics) = (&self.http, &self.store, &self.metrics);
+        let known = self.apps.get(name);
+        // Another key is another application, perhaps of another organisation.
+        let same = known.filter(|app| app.settings.app_key == settings.app_key);
+        let token = same.filter(|app| app.settings.has_credentials_of(settings));
+        let pace = known.filter(|app| app.settings.has_pace_of(settings));
+        App {
+            settings: settings.clone(),
+            calls: pace.map_or_else(
+                || Arc::new(Calls::new(name, settings, http, store)),
+                |app| app.calls.clone(),
+            ),
+            tokens: token.map_or_else(
+                || Arc::new(Tokens::new(name, settings, metrics, store)),
+                |app| app.tokens.clone(),
+            ),
+            users: same.map_or_else(
+                || Arc::new(Users::new(name, users, metrics, store)),
+                |app| app.users.clone(),
+            ),
+        }
     }
 
     /// The app of this name, if it has credentials.

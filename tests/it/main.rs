@@ -24,6 +24,7 @@ mod process;
 mod producers;
 mod redis;
 mod redis_server;
+mod reload;
 mod results;
 mod send;
 mod stand;

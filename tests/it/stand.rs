@@ -99,7 +99,12 @@ impl Stand {
 
     /// A worker that may not consume yet.
     pub fn starting_worker(&self) -> Worker {
-        let process = self.start(&["worker", "--listen", "127.0.0.1:0"]);
+        self.starting_worker_with(&[])
+    }
+
+    /// The same with these flags.
+    pub fn starting_worker_with(&self, flags: &[&str]) -> Worker {
+        let process = self.start(&[&["worker", "--listen", "127.0.0.1:0"], flags].concat());
         let metrics_url = value_of(&process.wait_for_line("metrics=", PATIENCE).unwrap(), "metrics");
         Worker { process, metrics_url }
     }
