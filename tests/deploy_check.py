@@ -3,12 +3,15 @@
 Apart from tests/deploy because it parses PromQL and JSON. It starts nothing: pages come as files, Prometheus by its URL.
 
     deploy_check.py alerts                  each alert is explained, has its runbook, and a test in which it fires
-    deploy_check.py names PAGE...           every query parses, and reads what is on these /metrics pages
+    deploy_check.py names PAGE... [ABSENT]  every query parses, and reads what is on these /metrics pages; ABSENT begins
+                                            the names of metrics that this worker does not have
     deploy_check.py compose JSON ENV        a resolved Compose file keeps its promises; a worker's environment goes to ENV
     deploy_check.py manifests YAML          Kubernetes's manifests keep theirs; all of them as JSON, to standard output
-    deploy_check.py config TARGET... RABBIT prometheus.yml for these workers and this broker, to standard output
-    deploy_check.py panels URL [ABSENT...]  every query of every dashboard returns data, but those that read ABSENT
-    deploy_check.py firing URL NAME...      exactly these alerts fire
+    deploy_check.py config RULES TARGET... RABBIT
+                                            prometheus.yml with these rules, for these workers and this broker, to standard output
+    deploy_check.py panels URL [ABSENT]     every query of every dashboard returns data, but those that read ABSENT
+    deploy_check.py wait URL QUERY          until the query returns something
+    deploy_check.py firing URL NAME...      exactly these alerts fire; of ?NAME it does not matter
 """
 
 import json
@@ -103,12 +106,13 @@ def page_series(paths):
     return series
 
 
-def names(paths):
-    series = page_series(paths)
+def names(arguments):
+    absent = tuple(a for a in arguments if not pathlib.Path(a).exists())
+    series = page_series([a for a in arguments if a not in absent])
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     queries = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
     queries += [*dashboards(), *scalers()]
-    faults, read = [], set()
+    faults, read, not_tried = [], set(), set()
     for where, query in queries:
         try:
             found = list(selectors(promql.parse(query)))
@@ -121,6 +125,9 @@ def names(paths):
             read.add(name)
             if name in recorded or name in OWN:
                 continue
+            if name not in series and name.startswith(absent):
+                not_tried.add(name)
+                continue
             if name not in series:
                 faults.append(f"{where}: there is no metric {name}")
                 continue
@@ -128,7 +135,8 @@ def names(paths):
                 faults += [f"{where}: {fault}" for fault in matcher_faults(name, matcher, series[name])]
     unread = {r for r in recorded if r not in read}
     faults += [f"{name} is recorded and nobody reads it" for name in sorted(unread)]
-    finish(faults, f"{len(queries)} queries read {len(read)} metrics, and all of them exist")
+    left_out = f", but {', '.join(sorted(not_tried))}" if not_tried else ""
+    finish(faults, f"{len(queries)} queries read {len(read)} metrics, and all of them exist{left_out}")
 
 
 def matcher_faults(name, matcher, labels):
@@ -230,10 +238,10 @@ def manifests(path):
 
 
 def config(targets):
-    *workers, rabbit = targets
+    rules_folder, *workers, rabbit = targets
     configuration = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    configuration["rule_files"] = [str(DEPLOY / "prometheus/rules/*.yml")]
+    configuration["rule_files"] = [f"{rules_folder}/*.yml"]
     for job in configuration["scrape_configs"]:
         job.pop("dns_sd_configs", None)
         job["static_configs"] = [{"targets": workers if job["job_name"] == "dingcard" else [rabbit]}]
@@ -245,28 +253,39 @@ def ask(url, query):
         return json.load(answer)["data"]["result"]
 
 
+def wait(url, query):
+    deadline = time.monotonic() + 60
+    while not ask(url, query):
+        if time.monotonic() > deadline:
+            sys.exit(f"deploy_check: never within a minute: {query}")
+        time.sleep(0.2)
+
+
 def panels(url, absent):
     """Waits for data: what a panel shows may take a few scrapes."""
     queries = list(dict.fromkeys(dashboards()))
-    left = [(w, q) for w, q in queries if not any(name in q for name in absent)]
+    queries = [(where, query, any(name in query for name in absent)) for where, query in queries]
+    left = [(where, query) for where, query, not_tried in queries if not not_tried]
     deadline = time.monotonic() + 60
     while left and time.monotonic() < deadline:
         left = [(where, query) for where, query in left if not ask(url, query)]
         time.sleep(0.5 if left else 0)
     faults = [f"{where}: no data: {query}" for where, query in left]
-    not_tried = sum(any(name in q for name in absent) for _, q in queries)
+    not_tried = sum(not_tried for _, _, not_tried in queries)
     finish(faults, f"{len(queries) - not_tried} queries of the dashboards return data, {not_tried} not tried")
 
 
 def firing(url, expected):
+    either = {name.removeprefix("?") for name in expected if name.startswith("?")}
+    expected = {name for name in expected if name and not name.startswith("?")}
     deadline = time.monotonic() + 60
     while True:
         found = {a["metric"]["alertname"] for a in ask(url, 'ALERTS{alertstate="firing"}')}
-        if found == set(expected) or time.monotonic() > deadline:
+        if found - either == expected or time.monotonic() > deadline:
             break
         time.sleep(0.5)
-    faults = [f"{name} fires" for name in sorted(found - set(expected))]
-    faults += [f"{name} does not fire" for name in sorted(set(expected) - found)]
+    faults = [f"{name} fires" for name in sorted(found - expected - either)]
+    faults += [f"{name} does not fire" for name in sorted(expected - found)]
     finish(faults, f"firing: {', '.join(sorted(found)) or 'nothing'}")
 
 
@@ -293,6 +312,8 @@ def main():
             config(arguments)
         case "panels":
             panels(arguments[0], arguments[1:])
+        case "wait":
+            wait(*arguments)
         case "firing":
             firing(arguments[0], arguments[1:])
         case _:
