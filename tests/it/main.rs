@@ -18,6 +18,7 @@ mod broker_life;
 mod commands;
 mod dead;
 mod delivery;
+mod error_rows;
 mod failures;
 mod http;
 mod process;
