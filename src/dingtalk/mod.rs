@@ -15,6 +15,7 @@ mod users;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -46,6 +47,8 @@ pub struct App {
     calls: Arc<Calls>,
     tokens: Arc<Tokens>,
     users: Arc<Users<Nobody>>,
+    /// Whether it was seen that DingTalk takes one recipient a call from it.
+    one_a_call: Arc<AtomicBool>,
 }
 
 impl DingTalk {
@@ -93,6 +96,7 @@ impl DingTalk {
                 || Arc::new(Tokens::new(name, settings, metrics, store)),
                 |app| app.tokens.clone(),
             ),
+            one_a_call: same.map_or_else(Arc::default, |app| app.one_a_call.clone()),
             users: same.map_or_else(
                 || Arc::new(Users::new(name, users, metrics, store)),
                 |app| app.users.clone(),
@@ -108,6 +112,17 @@ impl DingTalk {
 }
 
 impl App {
+    /// Whether its calls must name one recipient each.
+    #[must_use]
+    pub fn takes_one_a_call(&self) -> bool {
+        self.one_a_call.load(Ordering::Relaxed)
+    }
+
+    /// DingTalk refused recipients together and took each of them alone. Whether that is new.
+    pub fn note_one_a_call(&self) -> bool {
+        !self.one_a_call.swap(true, Ordering::Relaxed)
+    }
+
     /// A call with the app's token. A refused one is fetched anew once; refused again, it holds the app.
     async fn authorised(&self, endpoint: Endpoint, request: Request<'_>) -> Result<Map<String, Value>, Failure> {
         let token = self.tokens.get(&self.calls, request.turn).await?;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::delivery::single_jobs;
 use crate::producers::{dead_letters, publish_raw};
-use crate::stand::{Stand, wait_until};
+use crate::stand::{Stand, shared_broker, wait_until};
 
 #[test]
 fn a_message_that_is_no_job_is_dead_at_once_with_the_path_of_its_fault() {
@@ -68,6 +68,26 @@ fn one_bad_recipient_among_twenty_on_interactive_cards_costs_only_itself() {
         "user_not_found=7;conversation_invalid=20"
     );
     assert_eq!(stand.calls()["deliveries"]["total"], json!(20));
+    assert_eq!(stand.calls()["deliveries"]["duplicates"], json!(0));
+}
+
+#[test]
+fn an_app_that_takes_one_recipient_a_call_gets_one_a_call_from_then_on() {
+    let one = [("DINGCARD_SANDBOX__ASSUME__ONE_RECEIVER_PER_CHAT", "true")];
+    let stand = Stand::with_sandbox(shared_broker().url(), &one).with("APPS__DEFAULT__CARD_API", "interactive");
+    let worker = stand.worker();
+    let job = |name: &str| {
+        let to: Vec<_> = (0..8).map(|n| json!({"user_id": format!("{name}{n}")})).collect();
+        stand.publish_lines([json!({"to": to})]);
+    };
+    job("a");
+    worker.wait_for_jobs("delivered", 1);
+    worker.wait_for_line("it gets one a call from now on");
+    let calls = stand.calls_to("interactiveCards.send");
+    job("b");
+    worker.wait_for_jobs("delivered", 2);
+    assert_eq!(stand.calls_to("interactiveCards.send") - calls, 8, "none in vain");
+    assert_eq!(stand.calls()["deliveries"]["total"], json!(16));
     assert_eq!(stand.calls()["deliveries"]["duplicates"], json!(0));
 }
 
