@@ -4,7 +4,7 @@
 //!
 //! | file | what it is |
 //! | --- | --- |
-//! | `job` | what a producer may ask for |
+//! | `job`, `result` | what a producer may ask for, and what it is told |
 //! | `slice` | which positions of a job one call serves, and which are open |
 //! | `outcome` | what can happen, and why: the closed sets that labels, headers and logs share |
 //! | `config` | what can be set |
@@ -35,6 +35,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod outcome;
 pub mod rate_limit;
+pub mod result;
 pub mod retry;
 pub mod sandbox;
 pub mod shutdown;

@@ -13,7 +13,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "worker",
         &[
-            "amqp", "dingtalk", "ledger", "retry", "health", "job", "slice", "outcome", "metrics", "config", "shutdown",
+            "amqp", "dingtalk", "ledger", "retry", "health", "job", "result", "slice", "outcome", "metrics", "config",
+            "shutdown",
         ],
     ),
     ("dead_letters", &["amqp", "job", "outcome", "config"]),
@@ -41,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("metrics", &["outcome"]),
     ("health", &["outcome"]),
     ("job", &[]),
+    ("result", &["outcome"]),
     ("slice", &[]),
     ("outcome", &[]),
     ("config", &[]),

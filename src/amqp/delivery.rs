@@ -60,6 +60,21 @@ pub enum Settled {
     Lost,
 }
 
+/// Where a producer waits for results, and what it knows them by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyTo {
+    pub(super) queue: ShortString,
+    pub(super) correlation_id: Option<ShortString>,
+}
+
+impl ReplyTo {
+    /// The queue's name.
+    #[must_use]
+    pub fn queue(&self) -> &str {
+        self.queue.as_str()
+    }
+}
+
 /// A message that the broker waits to hear of.
 #[derive(Debug)]
 pub struct Delivery {
@@ -105,6 +120,20 @@ impl Delivery {
     #[must_use]
     pub fn message_id(&self) -> Option<&str> {
         self.message.properties.message_id().as_ref().map(ShortString::as_str)
+    }
+
+    /// Where the producer waits for results, if it does.
+    #[must_use]
+    pub fn reply_to(&self) -> Option<ReplyTo> {
+        let properties = &self.message.properties;
+        let queue = properties
+            .reply_to()
+            .clone()
+            .filter(|queue| !queue.as_str().is_empty())?;
+        Some(ReplyTo {
+            queue,
+            correlation_id: properties.correlation_id().clone(),
+        })
     }
 
     /// dingcard's own headers.

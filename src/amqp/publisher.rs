@@ -14,7 +14,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::{Delivery, Queue, Settled};
+use super::delivery::{Delivery, Queue, ReplyTo, Settled};
 use super::headers::Headers;
 use super::topology::Names;
 use crate::retry::Schedule;
@@ -171,6 +171,28 @@ impl Publisher {
             pool.session.cancel();
         }
         result
+    }
+
+    /// Publishes a result once. Where it goes is the producer's word, so a queue that is not there says nothing of the
+    /// session, and one that holds jobs is not taken for an answer's place.
+    pub async fn reply(&self, to: &ReplyTo, body: &[u8]) -> Result<(), PublishError> {
+        if self.names.is_own(to.queue()) {
+            return Err(PublishError::Unroutable);
+        }
+        let pool = self.pool.borrow().clone();
+        let pool = pool.ok_or_else(|| PublishError::Away("not connected".to_owned()))?;
+        let route = Route {
+            exchange: ShortString::default(),
+            key: to.queue.clone(),
+        };
+        let properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_delivery_mode(2);
+        let properties = match to.correlation_id.clone() {
+            Some(id) => properties.with_correlation_id(id),
+            None => properties,
+        };
+        pool.publish(&route, body, properties).await
     }
 
     /// Hands a delivery over: publishes it with `headers`, again and again until the broker confirms, and only then

@@ -20,7 +20,7 @@ const DEAD_DELIVERY_LIMIT: i64 = 2_147_483_647;
 /// The names of a namespace.
 #[derive(Debug, Clone)]
 pub struct Names {
-    namespace: String,
+    pub(super) namespace: String,
 }
 
 impl Names {
@@ -48,6 +48,13 @@ impl Names {
             "urgent" => Some(Queue::Urgent(app.to_owned())),
             _ => None,
         }
+    }
+
+    /// Whether a queue of this name holds jobs or dead letters.
+    pub(super) fn is_own(&self, name: &str) -> bool {
+        let below = name.strip_prefix(&self.namespace).and_then(|key| key.strip_prefix('.'));
+        self.parse(name).is_some()
+            || below.is_some_and(|key| matches!(key, "suspect" | "dead") || key.starts_with("delay."))
     }
 
     /// The key in the direct exchange: the queue's name without the namespace.

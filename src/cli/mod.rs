@@ -45,7 +45,7 @@ enum Verb {
     /// Consumes jobs and sends their cards, until SIGTERM.
     Worker(worker::Args),
     /// Publishes jobs: one from flags, or many from NDJSON.
-    Publish(Box<jobs::JobsArgs>),
+    Publish(Box<publish::Args>),
     /// Sends jobs at once, without a broker, and says what became of each recipient.
     Send(Box<jobs::JobsArgs>),
     /// Lists, shows, replays and discards dead letters.
@@ -81,9 +81,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if let Verb::Schema(args) = &cli.verb {
         return schema::run(args);
     }
-    let beside = || Some(PathBuf::from("dingcard.toml")).filter(|path| path.exists());
-    let file = cli.config.clone().or_else(beside);
-    let config = load(file.as_deref())?;
+    let config = load(cli.config.as_deref())?;
     // The provider is chosen once for the process: reqwest and lapin are built without one of their own.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -96,11 +94,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     start_log(&config, level)?;
     runtime.block_on(async {
         match cli.verb {
-            Verb::Worker(args) => worker::run(config, args).await,
+            Verb::Worker(args) => worker::run(config, args, cli.config).await,
             Verb::Publish(args) => publish::run(&config, &args).await,
             Verb::Send(args) => send::run(config, &args).await,
             Verb::Dead(args) => dead::run(&config, args).await,
-            Verb::Check(args) => check::run(&config, file.as_deref(), args).await,
+            Verb::Check(args) => check::run(&config, file(cli.config.as_deref()), args).await,
             Verb::Topology(args) => topology::run(&config, &args).await,
             Verb::Sandbox(args) => sandbox::run(&config, args).await,
             Verb::Schema(_) => Ok(()),
@@ -108,9 +106,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     })
 }
 
-fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+/// The file that is named, else the one in this folder.
+fn file(named: Option<&Path>) -> Option<&Path> {
+    named.or_else(|| Some(Path::new("dingcard.toml")).filter(|path| path.exists()))
+}
+
+/// The configuration: of its file, and of the environment.
+fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
     let env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    Config::load(file, env)
+    Config::load(file(named), env)
 }
 
 /// To standard error.

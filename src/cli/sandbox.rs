@@ -15,6 +15,9 @@ pub(super) struct Args {
     /// Address of the API and the inbox page.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
     listen: SocketAddr,
+    /// How many cards, refused calls and arrivals are kept, instead of `sandbox.keep`.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    keep: Option<u32>,
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
@@ -32,7 +35,11 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<()> {
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "the sandbox can be reached from other machines, and it asks nobody for a password");
     }
-    crate::sandbox::serve(listener, &config.sandbox, stop)
+    let mut settings = config.sandbox.clone();
+    if let Some(keep) = args.keep {
+        settings.keep = keep as usize;
+    }
+    crate::sandbox::serve(listener, &settings, stop)
         .await
         .context("serve the sandbox")
 }

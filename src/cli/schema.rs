@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use super::say;
 use crate::config::Config;
 use crate::job::Job;
+use crate::result::JobResult;
 
 /// What to print.
 #[derive(Debug, clap::Args)]
@@ -17,6 +18,8 @@ pub(super) struct Args {
 enum Subject {
     /// A job, as producers publish it.
     Job,
+    /// A result message, as a job's `reply_to` gets it.
+    Result,
     /// The configuration file.
     Config,
 }
@@ -24,6 +27,7 @@ enum Subject {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let schema = match args.subject {
         Subject::Job => Job::schema(),
+        Subject::Result => JobResult::schema(),
         Subject::Config => Config::schema(),
     };
     Ok(say(serde_json::to_string_pretty(&schema)?)?)

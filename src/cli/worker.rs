@@ -1,11 +1,12 @@
 //! `dingcard worker`: the main job.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
@@ -27,7 +28,7 @@ pub(super) struct Args {
     listen: Option<SocketAddr>,
 }
 
-pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(config: Config, args: Args, file: Option<PathBuf>) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let apps = config.served_apps()?;
     for unserved in config.apps.keys().filter(|name| !apps.contains(&name.as_str())) {
@@ -60,6 +61,7 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<()> {
         shutdown.clone(),
     ));
     tokio::spawn(stop_on_signal(shutdown.clone()));
+    tokio::spawn(reload_on_signal(worker.clone(), file, signal(SignalKind::hangup())?));
 
     let jobs = TaskTracker::new();
     let parts = Parts {
@@ -90,6 +92,22 @@ async fn stop_on_signal(shutdown: Shutdown) {
     interrupted().await;
     tracing::warn!("a second signal: exit at once; the broker delivers again what was in work");
     std::process::exit(1);
+}
+
+/// Reads the configuration anew at each SIGHUP. One that is not in order changes nothing.
+async fn reload_on_signal(worker: Arc<Worker>, file: Option<PathBuf>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        match super::load(file.as_deref()) {
+            Ok(config) => {
+                let waits = worker.reload(&config);
+                tracing::info!("the configuration was read anew: applications and templates are as it says");
+                if !waits.is_empty() {
+                    tracing::warn!(keys = waits.join(", "), "these differ too, but need a restart");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the configuration is not in order: the worker keeps the one it has"),
+        }
+    }
 }
 
 /// Ends with the next SIGTERM or SIGINT.

@@ -6,6 +6,7 @@
 
 mod check;
 mod load;
+mod reload;
 mod sandbox;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ pub use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 pub use self::load::{ConfigError, Problem};
-pub use self::sandbox::Sandbox;
+pub use self::sandbox::{Assume, Sandbox};
 
 /// The embedded, commented file of defaults.
 pub const DEFAULTS: &str = include_str!("../../deploy/dingcard.toml");
@@ -337,6 +338,20 @@ impl App {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.app_key.is_some() && self.app_secret.is_some() && self.robot_code.is_some()
+    }
+
+    /// Whether it fetches the same token.
+    #[must_use]
+    pub fn has_credentials_of(&self, other: &Self) -> bool {
+        let secret = |app: &Self| app.app_secret().expose_secret().to_owned();
+        self.app_key == other.app_key && self.token_api == other.token_api && secret(self) == secret(other)
+    }
+
+    /// Whether it makes the same calls at the same pace, within the same budget.
+    #[must_use]
+    pub fn has_pace_of(&self, other: &Self) -> bool {
+        let pace = |app: &Self| (app.card_api, app.token_api, app.monthly_calls, app.monthly_reserve);
+        pace(self) == pace(other) && self.rate_per_second.to_bits() == other.rate_per_second.to_bits()
     }
 
     /// The secret, from its key or its file; empty where the app has none.

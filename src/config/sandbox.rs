@@ -18,12 +18,45 @@ pub struct Sandbox {
     pub users: BTreeMap<String, String>,
     /// Card templates by ID. Empty: every ID is a published template. Otherwise no other is known.
     pub templates: BTreeMap<String, SandboxTemplate>,
+    /// The robot codes in each group, by conversation ID. Empty: every `cid…` is a group with every robot in it.
+    /// Otherwise no other is known.
+    pub conversations: BTreeMap<String, Vec<String>>,
+    /// Names for the inbox page, by user ID, mobile or conversation ID.
+    pub names: BTreeMap<String, String>,
     /// Calls that an app may make to one API in any second; 0 is no limit.
     pub rate_per_second: u32,
     /// How long a token lives, in seconds.
     pub token_ttl_seconds: u64,
-    /// How many cards are kept; the oldest is forgotten first.
+    /// How many cards are kept, and how many arrivals of calls; the oldest is forgotten first.
     pub keep: usize,
+    /// What is not known of DingTalk.
+    pub assume: Assume,
+}
+
+/// What is not known of DingTalk (dingtalk-api.md marks it U), to be set otherwise than the sheet's safe assumption.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a question of its own, with yes and no for answers"
+)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Assume {
+    /// An ID that was used before shows nothing on interactiveCards/send, instead of the old card once more.
+    pub repeated_send_shows_nothing: bool,
+    /// An ID that was used before gets a plain success on createAndDeliver, instead of `param.cardAlreadyExist`.
+    pub repeated_create_succeeds: bool,
+    /// An unknown user refuses all of a createAndDeliver with `param.userIdNotExist`, instead of failing that delivery.
+    pub unknown_user_refuses_call: bool,
+    /// A bad user of an interactiveCards/send is left out in silence, instead of refusing the call.
+    pub bad_receiver_is_skipped: bool,
+    /// A single chat of interactiveCards/send takes one user, as older documentation says, instead of 20.
+    pub one_receiver_per_chat: bool,
+    /// Errors about a mobile come under errcode 88, instead of unwrapped.
+    pub recipient_errors_wrapped: bool,
+    /// Errors of the new family are `Code`, `Message`, `RequestId`, instead of lower case.
+    pub capital_error_fields: bool,
+    /// A token that is fetched again says what is left of its life, instead of living anew.
+    pub token_life_counts_down: bool,
 }
 
 /// An app of the sandbox.
@@ -34,6 +67,9 @@ pub struct SandboxApp {
     pub secret: String,
     /// The code of the app's robot.
     pub robot_code: String,
+    /// What the app may do: `qyapi_get_member_by_mobile`, `Card.Instance.Write`. Absent: everything.
+    #[serde(default)]
+    pub permissions: Option<Vec<String>>,
 }
 
 /// A card template of the sandbox, as far as the inbox page needs it to draw a card.
@@ -55,6 +91,7 @@ impl Default for Sandbox {
         let app = |secret: &str, robot: &str| SandboxApp {
             secret: secret.to_owned(),
             robot_code: robot.to_owned(),
+            permissions: None,
         };
         Self {
             apps: BTreeMap::from([
@@ -63,9 +100,12 @@ impl Default for Sandbox {
             ]),
             users: BTreeMap::new(),
             templates: BTreeMap::new(),
+            conversations: BTreeMap::new(),
+            names: BTreeMap::new(),
             rate_per_second: 20,
             token_ttl_seconds: 7200,
             keep: 100_000,
+            assume: Assume::default(),
         }
     }
 }
@@ -109,14 +149,23 @@ mod tests {
         assert!(toml::from_str::<Sandbox>("rate_per_secnd = 1").is_err());
     }
 
+    #[test]
+    fn the_embedded_file_names_every_assumption() {
+        let assume = serde_json::to_value(Assume::default()).unwrap();
+        for key in assume.as_object().unwrap().keys() {
+            assert!(crate::config::DEFAULTS.contains(&format!("\n{key} = false\n")), "{key}");
+        }
+    }
+
     /// The part of the embedded file from `[sandbox]` on, its comments of prose left out.
     fn documented(uncommented: bool) -> Sandbox {
         let (_, section) = crate::config::DEFAULTS.split_once("\n[sandbox]\n").unwrap();
         let example = |line: &str| line.starts_with('[') || line.contains(" = ");
         let lines = section.lines().map(|line| match line.strip_prefix("# ") {
-            Some(rest) if uncommented && example(rest) => rest.replace("[sandbox.", "["),
+            Some(rest) if uncommented && example(rest) => rest.to_owned(),
             _ => line.to_owned(),
         });
+        let lines = lines.map(|line| line.replace("[sandbox.", "["));
         toml::from_str(&lines.collect::<Vec<_>>().join("\n")).unwrap()
     }
 
@@ -130,6 +179,8 @@ mod tests {
         let shown = documented(true);
         assert_eq!(shown.apps["dingmine"].robot_code, "dingmine");
         assert_eq!(shown.users["15012341231"], "manager7");
+        assert_eq!(shown.names["cidAbC=="], "Team 7");
+        assert_eq!(shown.conversations["cidAbC=="], ["dingmine"]);
         let template = &shown.templates["overtime"];
         assert!(template.published && !template.title.is_empty() && !template.body.is_empty());
         assert_eq!(template.fields, ["pv", "users"]);

@@ -1,6 +1,6 @@
 //! What an answer of DingTalk says, in all its layers.
 //!
-//! Both API families are brought to one code first (`dingtalk-api.md` 6), then looked up in `error`'s table. Separate
+//! Both API families are brought to one code first (`dingtalk-api.md` 6), then looked up in the table of `codes`. Separate
 //! because finding the code is one thing and its meaning another. That an answer refuses nothing is not yet success; the
 //! documented fields of success are read by the caller.
 
@@ -13,8 +13,10 @@ use jiff::tz::Offset;
 use serde_json::{Map, Value};
 
 use super::client::Endpoint;
-use super::error::{Failure, SPLIT, meaning};
-use crate::outcome::Class::{Auth, Hold, Permanent, Recipient, Throttle, Transient, Unknown};
+use super::codes::{Quirk, Row, Sign, by_sign, row, told};
+use super::error::Failure;
+use super::remedy::Remedy;
+use crate::outcome::Class::{Auth, Hold, Permanent, Recipient, Transient, Unknown};
 use crate::outcome::Reason;
 
 /// A wait that DingTalk names is believed up to here; the punishments it documents end within five minutes.
@@ -41,45 +43,32 @@ pub(super) fn read(endpoint: Endpoint, answer: &Answer<'_>) -> Result<Map<String
 
 /// An answer whose documented fields of success are not there: it may have been executed all the same.
 pub(super) fn unreadable(endpoint: Endpoint, what: &str) -> Failure {
-    settle(
-        endpoint,
-        Failure::new(Reason::BadResponse, Unknown, format!("{endpoint}: {what}")),
-    )
+    failed(endpoint, by_sign(&Sign::Unreadable), what)
+}
+
+/// No answer at all; `written`: the request was, so it may have been executed all the same.
+pub(super) fn unanswered(endpoint: Endpoint, written: bool, what: &str) -> Failure {
+    let sign = if written { Sign::Unanswered } else { Sign::Unreachable };
+    failed(endpoint, by_sign(&sign), what)
+}
+
+fn failed(endpoint: Endpoint, row: &Row, what: &str) -> Failure {
+    settle(endpoint, Failure::by(row, format!("{endpoint}: {what}")))
 }
 
 /// What became of one space of a delivery that as a whole succeeded (section 5.4).
 pub(super) fn undelivered(endpoint: Endpoint, message: &str, group: bool, hide: &[&str]) -> Failure {
-    let text = message.to_ascii_lowercase();
-    let (reason, class) = if text.contains("spaceid is illegal") {
-        (
-            if group {
-                Reason::ConversationInvalid
-            } else {
-                Reason::UserNotFound
-            },
-            Recipient,
-        )
-    } else if text.contains("chatbot not exist") {
-        (Reason::RobotInvalid, Hold)
-    } else if [
-        "system_error",
-        "system error",
-        "system busy",
-        "systembusy",
-        "system.busy",
-    ]
-    .iter()
-    .any(|t| text.contains(t))
-    {
-        (Reason::ServerError, Transient)
-    } else {
-        (Reason::RequestRefused, Recipient)
-    };
-    Failure::new(
-        reason,
-        class,
-        format!("{endpoint}: not delivered: {}", hidden(message, hide)),
-    )
+    let row = told(message, group);
+    let failure = Failure::by(row, format!("{endpoint}: not delivered: {}", hidden(message, hide)));
+    if row.quirk == Quirk::OnceMore && endpoint != Endpoint::Deliver {
+        // `deliver` is that one more call.
+        return Failure {
+            class: Transient,
+            splits: false,
+            ..failure
+        };
+    }
+    failure
 }
 
 /// What the kind of call adds: a read cannot have done anything; a token call knows no recipient and no job; a look-up
@@ -89,10 +78,12 @@ fn settle(endpoint: Endpoint, mut failure: Failure) -> Failure {
         (_, Unknown) if endpoint.is_read() => failure.class = Transient,
         (_, Auth | Recipient | Permanent) if endpoint.is_token() => {
             failure = Failure {
+                reason: Reason::BadCredentials,
+                class: Hold,
+                remedy: Remedy::of(Reason::BadCredentials),
                 splits: false,
                 ..failure
             };
-            (failure.reason, failure.class) = (Reason::BadCredentials, Hold);
         }
         (Endpoint::GetByMobile, Permanent) => failure.class = Recipient,
         _ => {}
@@ -102,20 +93,9 @@ fn settle(endpoint: Endpoint, mut failure: Failure) -> Failure {
 
 fn refusal(endpoint: Endpoint, answer: &Answer<'_>, now: Timestamp) -> Result<Map<String, Value>, Failure> {
     let status = answer.status;
-    let fail = |reason, class, what: &str| {
-        let text = format!("{endpoint}: {}", hidden(what, answer.hide));
-        Failure {
-            wait: retry_after(answer.retry_after, now),
-            ..Failure::new(reason, class, text)
-        }
-    };
-    let by_status = |what: &str| match status {
-        401 => fail(Reason::TokenRejected, Auth, what),
-        429 => fail(Reason::Throttled, Throttle, what),
-        500.. => fail(Reason::ServerError, Unknown, what),
-        200..300 => fail(Reason::BadResponse, Unknown, what),
-        // Refused, though not in DingTalk's words: a proxy, perhaps. Nothing was executed.
-        _ => fail(Reason::BadResponse, Transient, what),
+    let fail = |row: &Row, what: &str| Failure {
+        wait: retry_after(answer.retry_after, now),
+        ..Failure::by(row, format!("{endpoint}: {}", hidden(what, answer.hide)))
     };
 
     let Ok(Value::Object(fields)) = serde_json::from_slice(answer.body) else {
@@ -127,19 +107,14 @@ fn refusal(endpoint: Endpoint, answer: &Answer<'_>, now: Timestamp) -> Result<Ma
         // proxy's question on the way there.
         let on_the_way = (300..400).contains(&status) || status == 407;
         if html && !on_the_way && (status < 500 || text.contains("punish")) {
-            return Err(fail(
-                Reason::IpBanned,
-                Hold,
-                &format!("HTTP {status} with an HTML page: this egress IP is banned"),
-            ));
+            let what = format!("HTTP {status} with an HTML page: this egress IP is banned");
+            return Err(fail(by_sign(&Sign::Banned), &what));
         }
-        return Err(by_status(&format!(
-            "HTTP {status} with no JSON object in its {} bytes",
-            answer.body.len()
-        )));
+        let what = format!("HTTP {status} with no JSON object in its {} bytes", answer.body.len());
+        return Err(fail(row(None, status), &what));
     };
     if number(field(&fields, "status")).as_deref() == Some("1111") {
-        return Err(fail(Reason::IpBanned, Hold, "status 1111: this egress IP is banned"));
+        return Err(fail(by_sign(&Sign::Banned), "status 1111: this egress IP is banned"));
     }
 
     let message = text(&fields, &["errmsg", "message"]).unwrap_or_default();
@@ -147,20 +122,14 @@ fn refusal(endpoint: Endpoint, answer: &Answer<'_>, now: Timestamp) -> Result<Ma
         return if (200..300).contains(&status) {
             Ok(fields)
         } else {
-            Err(by_status(&format!("HTTP {status} {message}")))
+            Err(fail(row(None, status), &format!("HTTP {status} {message}")))
         };
-    };
-    let (reason, class) = if code == WRAPPED {
-        (Reason::BadResponse, Transient)
-    } else {
-        meaning(&code, status)
     };
     let sub = text(&fields, &["sub_msg", "submsg"]).filter(|sub| !message.contains(sub.as_str()));
     let scopes = field(&fields, "accessdenieddetail").map(|detail| format!(" {detail}"));
     let request = text(&fields, &["requestid", "request_id"]).map(|id| format!(" (request {id})"));
     let mut failure = fail(
-        reason,
-        class,
+        row(Some(&code), status),
         // The request ID goes before what may be long.
         &format!(
             "{code}{} {message} {}{}",
@@ -169,11 +138,11 @@ fn refusal(endpoint: Endpoint, answer: &Answer<'_>, now: Timestamp) -> Result<Ma
             scopes.as_deref().unwrap_or_default()
         ),
     );
-    let lower = code.to_ascii_lowercase();
-    failure.card_exists = lower == "param.cardalreadyexist";
-    failure.splits |= class == Permanent && SPLIT.contains(&lower.as_str());
-    if reason == Reason::Throttled {
-        let minute = lower.contains("qpmlimit").then_some(Duration::from_mins(1));
+    if failure.reason == Reason::Throttled {
+        let minute = code
+            .to_ascii_lowercase()
+            .contains("qpmlimit")
+            .then_some(Duration::from_mins(1));
         let end = || beijing_time(&format!("{message} {}", sub.as_deref().unwrap_or_default()), now);
         failure.wait = failure.wait.or_else(end).or(minute);
     }
@@ -313,6 +282,7 @@ mod tests {
 
     use super::super::testing::{MOBILE, SECRET, TOKEN, read, refused};
     use super::*;
+    use crate::outcome::Class::Throttle;
 
     const SEND: Endpoint = Endpoint::CreateAndDeliver;
     const ALL: &[Endpoint] = &[
@@ -539,11 +509,24 @@ mod tests {
             ("SYSTEM_ERROR", false, (Reason::ServerError, Transient)),
             ("system error", true, (Reason::ServerError, Transient)),
             ("system.busy", false, (Reason::ServerError, Transient)),
-            ("anything else", false, (Reason::RequestRefused, Recipient)),
-            ("", false, (Reason::RequestRefused, Recipient)),
         ] {
-            let failure = undelivered(SEND, message, group, &[]);
-            assert_eq!((failure.reason, failure.class), expected, "{message}");
+            for endpoint in [SEND, Endpoint::Deliver] {
+                let failure = undelivered(endpoint, message, group, &[]);
+                assert_eq!((failure.reason, failure.class), expected, "{endpoint} {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_space_that_was_missed_for_an_unknown_cause_is_dead_only_when_it_is_missed_again() {
+        for message in ["anything else", ""] {
+            let class = |endpoint| {
+                let failure = undelivered(endpoint, message, false, &[]);
+                assert_eq!(failure.reason, Reason::RequestRefused);
+                failure.class
+            };
+            assert_eq!(class(SEND), Transient, "{message}");
+            assert_eq!(class(Endpoint::Deliver), Recipient, "{message}");
         }
     }
 

@@ -289,7 +289,7 @@ impl Calls {
                 limiter.throttled(failure.wait).await;
                 metrics.rate_limit(&self.app, self.pace());
                 tracing::info!(app = self.app, %endpoint, wait = ?failure.wait, rate = limiter.rate(), detail = failure.detail,
-                    "throttled: the app slows down");
+                    remedy = failure.remedy(), "throttled: the app slows down");
             }
             (Err(failure), _) if failure.reason == Reason::IpBanned => {
                 let until = Instant::now() + self.http.ban_pause;
@@ -356,11 +356,7 @@ async fn read_body(endpoint: Endpoint, mut response: Response) -> Result<Vec<u8>
 
 /// No answer, or half of one. Only where there was no connection is it sure that nothing was executed.
 fn unanswered(endpoint: Endpoint, error: reqwest::Error) -> Failure {
-    let class = if error.is_connect() || error.is_builder() || endpoint.is_read() {
-        Class::Transient
-    } else {
-        Class::Unknown
-    };
+    let written = !error.is_connect() && !error.is_builder();
     let what = if error.is_connect() {
         "no connection"
     } else if error.is_timeout() {
@@ -368,7 +364,7 @@ fn unanswered(endpoint: Endpoint, error: reqwest::Error) -> Failure {
     } else {
         "the connection broke off"
     };
-    Failure::new(Reason::Network, class, format!("{endpoint}: {what}: {}", told(error)))
+    answer::unanswered(endpoint, written, &format!("{what}: {}", told(error)))
 }
 
 /// The error and its causes, without the URL: that can hold a token.

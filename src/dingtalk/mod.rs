@@ -7,13 +7,16 @@ mod answer;
 mod budget;
 mod cards;
 mod client;
+mod codes;
 mod error;
+mod remedy;
 mod token;
 mod trial;
 mod users;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -21,6 +24,7 @@ pub use self::cards::{Card, Delivered, Space};
 pub use self::client::Turn;
 use self::client::{Calls, Endpoint, Http, Request};
 pub use self::error::Failure;
+pub use self::remedy::Remedy;
 use self::token::Tokens;
 use self::users::Nobody;
 pub use self::users::masked;
@@ -33,14 +37,19 @@ use crate::store::Store;
 /// All apps that this process serves.
 pub struct DingTalk {
     apps: HashMap<String, App>,
+    http: Arc<Http>,
+    store: Store,
+    metrics: Arc<Metrics>,
 }
 
 /// One DingTalk application.
 pub struct App {
     settings: config::App,
-    calls: Calls,
-    tokens: Tokens,
-    users: Users<Nobody>,
+    calls: Arc<Calls>,
+    tokens: Arc<Tokens>,
+    users: Arc<Users<Nobody>>,
+    /// Whether it was seen that DingTalk takes one recipient a call from it.
+    one_a_call: Arc<AtomicBool>,
 }
 
 impl DingTalk {
@@ -49,24 +58,51 @@ impl DingTalk {
     /// # Errors
     /// Where the HTTP client cannot be built.
     pub fn new(config: &Config, metrics: &Arc<Metrics>, store: &Store) -> Result<Self, Failure> {
-        let http = Arc::new(Http::new(&config.dingtalk, metrics)?);
-        let app = |(name, settings): (&String, &config::App)| {
-            let app = App {
-                settings: settings.clone(),
-                calls: Calls::new(name, settings, &http, store),
-                tokens: Tokens::new(name, settings, metrics, store),
-                users: Users::new(name, &config.users, metrics, store),
-            };
-            (name.clone(), app)
+        let nothing = Self {
+            apps: HashMap::new(),
+            http: Arc::new(Http::new(&config.dingtalk, metrics)?),
+            store: store.clone(),
+            metrics: metrics.clone(),
         };
-        Ok(Self {
-            apps: config
-                .apps
-                .iter()
-                .filter(|(_, app)| app.is_complete())
-                .map(app)
-                .collect(),
-        })
+        Ok(nothing.reloaded(config))
+    }
+
+    /// The same with changed settings of its apps: what they know goes on as far as it is still true.
+    #[must_use]
+    pub fn reloaded(&self, config: &Config) -> Self {
+        let complete = config.apps.iter().filter(|(_, app)| app.is_complete());
+        let apps = complete.map(|(name, settings)| (name.clone(), self.app_with(name, settings, &config.users)));
+        Self {
+            apps: apps.collect(),
+            http: self.http.clone(),
+            store: self.store.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    fn app_with(&self, name: &str, settings: &config::App, users: &config::Users) -> App {
+        let (http, store, metrics) = (&self.http, &self.store, &self.metrics);
+        let known = self.apps.get(name);
+        // Another key is another application, perhaps of another organisation.
+        let same = known.filter(|app| app.settings.app_key == settings.app_key);
+        let token = same.filter(|app| app.settings.has_credentials_of(settings));
+        let pace = known.filter(|app| app.settings.has_pace_of(settings));
+        App {
+            settings: settings.clone(),
+            calls: pace.map_or_else(
+                || Arc::new(Calls::new(name, settings, http, store)),
+                |app| app.calls.clone(),
+            ),
+            tokens: token.map_or_else(
+                || Arc::new(Tokens::new(name, settings, metrics, store)),
+                |app| app.tokens.clone(),
+            ),
+            one_a_call: same.map_or_else(Arc::default, |app| app.one_a_call.clone()),
+            users: same.map_or_else(
+                || Arc::new(Users::new(name, users, metrics, store)),
+                |app| app.users.clone(),
+            ),
+        }
     }
 
     /// The app of this name, if it has credentials.
@@ -77,6 +113,17 @@ impl DingTalk {
 }
 
 impl App {
+    /// Whether its calls must name one recipient each.
+    #[must_use]
+    pub fn takes_one_a_call(&self) -> bool {
+        self.one_a_call.load(Ordering::Relaxed)
+    }
+
+    /// DingTalk refused recipients together and took each of them alone. Whether that is new.
+    pub fn note_one_a_call(&self) -> bool {
+        !self.one_a_call.swap(true, Ordering::Relaxed)
+    }
+
     /// A call with the app's token. A refused one is fetched anew once; refused again, it holds the app.
     async fn authorised(&self, endpoint: Endpoint, request: Request<'_>) -> Result<Map<String, Value>, Failure> {
         let token = self.tokens.get(&self.calls, request.turn).await?;
@@ -108,6 +155,9 @@ impl App {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod manual;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod testing;

@@ -13,7 +13,10 @@ use axum::http::{Response, StatusCode, header};
 use futures_util::stream::{self, Stream, StreamExt};
 use serde_json::{Value, json};
 
+use super::gateway;
+
 const JSON: &str = "application/json;charset=UTF-8";
+const GARBAGE: &str = r#"{"success":tr"#;
 const BAN_PAGE: &str = "<!doctype html><html><head><title>访问被拒绝</title></head>\
     <body><h1>Access denied</h1><p>Too many requests from this address.</p></body></html>";
 
@@ -23,6 +26,7 @@ pub(super) struct Answer {
     status: u16,
     result: Cow<'static, str>,
     retry_after: Option<u64>,
+    throttled: bool,
     content: Content,
 }
 
@@ -34,6 +38,15 @@ enum Content {
     Garbage,
     Padding(usize),
     Cut,
+}
+
+/// How slowly the body of an answer comes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Slowness {
+    /// How long it stops half-way.
+    pub(super) half_way: Duration,
+    /// How long each byte takes.
+    pub(super) each_byte: Duration,
 }
 
 impl Answer {
@@ -112,6 +125,46 @@ impl Answer {
         self
     }
 
+    /// The same with one more field.
+    pub(super) fn with_field(mut self, key: &str, value: Value) -> Self {
+        if let Content::Json(Value::Object(body)) = &mut self.content {
+            body.insert(key.to_owned(), value);
+        }
+        self
+    }
+
+    /// The same with the names of the error fields in capitals.
+    pub(super) fn capital(mut self) -> Self {
+        if let Content::Json(body) = &mut self.content {
+            gateway::capital(body);
+        }
+        self
+    }
+
+    /// Its HTTP status; none where the connection is cut.
+    pub(super) fn status(&self) -> Option<u16> {
+        (!self.is_cut()).then_some(self.status)
+    }
+
+    /// Its body, as far as it says anything.
+    pub(super) fn text(&self) -> String {
+        match &self.content {
+            Content::Json(body) => body.to_string(),
+            Content::Page => BAN_PAGE.to_owned(),
+            Content::Garbage => GARBAGE.to_owned(),
+            Content::Padding(_) | Content::Nothing | Content::Cut => String::new(),
+        }
+    }
+
+    /// What it says is wrong, in its own words.
+    pub(super) fn message(&self) -> &str {
+        let Content::Json(body) = &self.content else { return "" };
+        let said = ["message", "sub_msg", "errmsg"]
+            .iter()
+            .find_map(|key| body[*key].as_str());
+        said.unwrap_or_default()
+    }
+
     /// The same under another status.
     pub(super) fn with_status(mut self, status: u16) -> Self {
         self.status = status;
@@ -122,6 +175,17 @@ impl Answer {
     pub(super) fn retry_after(mut self, seconds: Option<u64>) -> Self {
         self.retry_after = seconds;
         self
+    }
+
+    /// The same, given because the limit of calls a second was reached.
+    pub(super) fn throttled(mut self) -> Self {
+        self.throttled = true;
+        self
+    }
+
+    /// Whether the limit of calls a second refused the call.
+    pub(super) fn is_throttled(&self) -> bool {
+        self.throttled
     }
 
     /// The word that it is counted under.
@@ -139,16 +203,17 @@ impl Answer {
             status,
             result: result.into(),
             retry_after: None,
+            throttled: false,
             content,
         }
     }
 
-    /// The response; `slow` is how long its body stops half-way.
-    pub(super) fn into_response(self, slow: Duration) -> Response<Body> {
+    /// The response, its body as slow as asked for.
+    pub(super) fn into_response(self, slow: Slowness) -> Response<Body> {
         let (kind, body) = match self.content {
-            Content::Json(value) => (JSON, whole_or_halved(value.to_string(), slow)),
+            Content::Json(value) => (JSON, slow.body(value.to_string())),
             Content::Page => ("text/html;charset=UTF-8", Body::from(BAN_PAGE)),
-            Content::Garbage => (JSON, Body::from(r#"{"success":tr"#)),
+            Content::Garbage => (JSON, Body::from(GARBAGE)),
             Content::Padding(bytes) => (JSON, Body::from_stream(padding(bytes))),
             Content::Nothing | Content::Cut => ("text/plain", Body::empty()),
         };
@@ -182,18 +247,29 @@ pub(super) fn short_id() -> String {
     id
 }
 
-fn whole_or_halved(text: String, slow: Duration) -> Body {
-    if slow.is_zero() {
-        return Body::from(text);
+impl Slowness {
+    fn body(self, text: String) -> Body {
+        if self == Self::default() {
+            return Body::from(text);
+        }
+        let text = Bytes::from(text);
+        let half = text.len() / 2;
+        let size = if self.each_byte.is_zero() { half.max(1) } else { 1 };
+        let pieces = stream::unfold(0, move |at| {
+            let piece = text.slice(at..text.len().min(at + size));
+            async move {
+                if at > 0 {
+                    tokio::time::sleep(self.each_byte).await;
+                }
+                if (at..at + size).contains(&half) {
+                    tokio::time::sleep(self.half_way).await;
+                }
+                let next = at + piece.len();
+                (next > at).then_some((Ok::<_, Infallible>(piece), next))
+            }
+        });
+        Body::from_stream(pieces)
     }
-    let text = Bytes::from(text);
-    let (first, second) = (text.slice(..text.len() / 2), text.slice(text.len() / 2..));
-    let first = stream::once(async move { Ok::<_, Infallible>(first) });
-    let second = stream::once(async move {
-        tokio::time::sleep(slow).await;
-        Ok(second)
-    });
-    Body::from_stream(first.chain(second))
 }
 
 /// Made piece by piece, so that a body of a gigabyte costs the client memory and not the sandbox.

@@ -3,91 +3,26 @@
 //! Faults, tokens, the limit of calls a second and the count are the same for all endpoints, so they are here, in
 //! one function that reads top to bottom, and an endpoint holds only its own rules. It knows no field of a card.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, Method, Response, header};
+use axum::http::{HeaderMap, Response, header};
 use serde_json::{Value, json};
 
-use super::answer::Answer;
+use super::answer::{Answer, Slowness};
 use super::connection::Switch;
+use super::endpoint::Endpoint;
 use super::faults::Plan;
+use super::gateway::Refusal;
+use super::gist::Gist;
 use super::{World, form, held, instances, interactive, oapi, open_api};
 
 /// Far above the 100 KB that any field may hold.
 const MAX_BODY: usize = 1024 * 1024;
-
-/// What DingTalk offers, as far as it is played here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Endpoint {
-    GetToken,
-    GetByMobile,
-    AccessToken,
-    Send,
-    UpdateSent,
-    CreateAndDeliver,
-    Create,
-    Spaces,
-    Deliver,
-    Update,
-    Unknown,
-}
-
-impl Endpoint {
-    pub(super) const ALL: [Self; 11] = [
-        Self::GetToken,
-        Self::GetByMobile,
-        Self::AccessToken,
-        Self::Send,
-        Self::UpdateSent,
-        Self::CreateAndDeliver,
-        Self::Create,
-        Self::Spaces,
-        Self::Deliver,
-        Self::Update,
-        Self::Unknown,
-    ];
-
-    /// The name in `/sandbox/calls` and `/sandbox/faults`.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::GetToken => "gettoken",
-            Self::GetByMobile => "getbymobile",
-            Self::AccessToken => "accessToken",
-            Self::Send => "interactiveCards.send",
-            Self::UpdateSent => "interactiveCards.update",
-            Self::CreateAndDeliver => "createAndDeliver",
-            Self::Create => "create",
-            Self::Spaces => "spaces",
-            Self::Deliver => "deliver",
-            Self::Update => "update",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    fn at(method: &Method, path: &str) -> Self {
-        match (method.as_str(), path) {
-            ("GET", "/gettoken") => Self::GetToken,
-            ("POST", "/topapi/v2/user/getbymobile") => Self::GetByMobile,
-            ("POST", "/v1.0/oauth2/accessToken") => Self::AccessToken,
-            ("POST", "/v1.0/im/interactiveCards/send") => Self::Send,
-            ("PUT", "/v1.0/im/interactiveCards") => Self::UpdateSent,
-            ("POST", "/v1.0/card/instances/createAndDeliver") => Self::CreateAndDeliver,
-            ("POST", "/v1.0/card/instances") => Self::Create,
-            ("PUT", "/v1.0/card/instances/spaces") => Self::Spaces,
-            ("POST", "/v1.0/card/instances/deliver") => Self::Deliver,
-            ("PUT", "/v1.0/card/instances") => Self::Update,
-            _ => Self::Unknown,
-        }
-    }
-
-    fn is_legacy(self) -> bool {
-        matches!(self, Self::GetToken | Self::GetByMobile)
-    }
-}
 
 /// A call, read whole.
 pub(super) struct Call {
@@ -104,9 +39,10 @@ pub(super) async fn take(
     ConnectInfo(switch): ConnectInfo<Switch>,
     request: Request,
 ) -> Response<Body> {
+    let arrived = Instant::now();
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_BODY).await else {
-        return Answer::bare(413).into_response(std::time::Duration::ZERO);
+        return Answer::bare(413).into_response(Slowness::default());
     };
     let call = Call {
         endpoint: Endpoint::at(&parts.method, parts.uri.path()),
@@ -116,7 +52,7 @@ pub(super) async fn take(
         body,
     };
     let caller = call.caller(&world);
-    let plan = held(&world.faults).plan(call.endpoint, caller.as_deref());
+    let plan = call.plan(&world, caller.as_deref());
     if !plan.wait.is_zero() {
         tokio::time::sleep(plan.wait).await;
     }
@@ -132,6 +68,7 @@ pub(super) async fn take(
             ordered.clone()
         }
     };
+    held(&world.arrivals).add(arrived, call.endpoint, caller.as_deref(), answer.is_throttled());
     held(&world.calls).add(caller.as_deref(), call.endpoint.name(), answer.result());
     if answer.is_cut() {
         switch.cut();
@@ -170,6 +107,26 @@ impl Call {
         }
     }
 
+    /// What the faults in force do to it. A recipient is also named by the mobile that its user is looked up by.
+    fn plan(&self, world: &World, caller: Option<&str>) -> Plan {
+        let mut faults = held(&world.faults);
+        if faults.is_empty() {
+            return Plan::default();
+        }
+        let gist = LazyCell::new(|| self.gist());
+        faults.plan(self.endpoint, caller, |recipient| {
+            let user = world.directory.user_of(recipient).ok();
+            let is_named = |id: &str| gist.recipients.iter().any(|named| &**named == id);
+            is_named(recipient) || user.is_some_and(|user| is_named(&user))
+        })
+    }
+
+    /// What it names.
+    fn gist(&self) -> Gist {
+        let fields = if self.is_form() { self.form() } else { HashMap::new() };
+        Gist::of(&self.body, &fields)
+    }
+
     /// The true answer.
     fn answer(&self, world: &World, plan: &Plan) -> Answer {
         let answer = match self.endpoint {
@@ -177,6 +134,7 @@ impl Call {
             Endpoint::GetToken | Endpoint::AccessToken => self.give_token(world, plan),
             endpoint => self.signed_in(world).and_then(|app| {
                 self.admitted(world, &app, plan)?;
+                self.permitted(world, &app)?;
                 match endpoint {
                     Endpoint::GetByMobile => oapi::getbymobile(world, self),
                     Endpoint::Send => interactive::send(world, &app, self),
@@ -206,16 +164,13 @@ impl Call {
     /// The app of the call's token (dingtalk-api.md §2.4).
     fn signed_in(&self, world: &World) -> Result<String, Answer> {
         let token = self.token().unwrap_or_default();
-        let refusal = match (token.is_empty(), self.endpoint.is_legacy()) {
-            (true, true) => Answer::wrapped(88, "40000", "access_token is blank"),
-            (true, false) => Answer::refused(
-                "AuthenticationFailed.MissingParameter",
-                "the header x-acs-dingtalk-access-token is missing",
-            ),
-            (false, true) => Answer::wrapped(88, "40014", "不合法的access_token"),
-            (false, false) => Answer::refused("InvalidAuthentication", "不合法的access_token"),
+        let why = if token.is_empty() {
+            Refusal::TokenMissing
+        } else {
+            Refusal::TokenRejected
         };
-        world.directory.app_of(&token).ok_or(refusal)
+        let app = world.directory.app_of(&token);
+        app.ok_or_else(|| why.answer(self.endpoint, None))
     }
 
     /// So many calls a second for each app and API (dingtalk-api.md §7).
@@ -229,11 +184,18 @@ impl Call {
             self.path,
             next_second()
         );
-        Err(if self.endpoint.is_legacy() {
-            Answer::wrapped(88, "90018", message)
-        } else {
-            Answer::refused_with(403, "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi", message)
-        })
+        Err(Refusal::Throttled.answer(self.endpoint, Some(message)))
+    }
+
+    /// What the app may do (dingtalk-api.md §2.5).
+    fn permitted(&self, world: &World, app: &str) -> Result<(), Answer> {
+        match self.endpoint.permission() {
+            Some(permission) if !world.directory.may(app, permission) => {
+                let message = format!("应用尚未开通所需的权限{{requiredScopes=[{permission}]}}");
+                Err(Refusal::PermissionMissing.answer(self.endpoint, Some(message)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// HTTP 200 all the same (dingtalk-api.md §1); the legacy family names a missing method 22 (§3).

@@ -4,14 +4,14 @@
 //! 0000 is unknown, in 0001 disabled) meet in one place. It gives a standing, never an answer: how a family words
 //! the refusal is the endpoint's business.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::held;
-use crate::config::Sandbox;
+use crate::config::{Assume, Sandbox};
 
 /// How somebody or something stands in the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,20 +59,25 @@ impl Directory {
     pub(super) fn token(&self, app_key: &str, secret: &str) -> Option<(String, u64)> {
         self.settings.apps.get(app_key).filter(|app| app.secret == secret)?;
         let now = Instant::now();
+        let counts_down = self.settings.assume.token_life_counts_down;
         let mut tokens = held(&self.tokens);
         let token = tokens
             .entry(app_key.to_owned())
             .and_modify(|token| {
                 if token.until <= now {
                     token.value = new_token();
+                    token.until = now + self.token_ttl;
+                } else if !counts_down {
+                    token.until = now + self.token_ttl;
                 }
             })
             .or_insert_with(|| Token {
                 value: new_token(),
-                until: now,
+                until: now + self.token_ttl,
             });
-        token.until = now + self.token_ttl;
-        Some((token.value.clone(), self.token_ttl.as_secs()))
+        // Rounded: a token that was made just now has its whole life before it.
+        let left = (token.until - now + Duration::from_millis(500)).as_secs();
+        Some((token.value.clone(), left))
     }
 
     /// The app whose live token this is.
@@ -96,6 +101,18 @@ impl Directory {
     /// Whether there is such an app.
     pub(super) fn has_app(&self, app_key: &str) -> bool {
         self.settings.apps.contains_key(app_key)
+    }
+
+    /// Whether an app has a permission.
+    pub(super) fn may(&self, app_key: &str, permission: &str) -> bool {
+        let app = self.settings.apps.get(app_key);
+        let granted = app.and_then(|app| app.permissions.as_ref());
+        granted.is_none_or(|granted| granted.iter().any(|granted| granted == permission))
+    }
+
+    /// What is set otherwise than the safe assumption.
+    pub(super) fn assume(&self) -> &Assume {
+        &self.settings.assume
     }
 
     /// Whether this is the robot of that app.
@@ -130,12 +147,29 @@ impl Directory {
     }
 
     /// Conversation IDs begin with `cid`; what else comes is a user ID or a mobile in the wrong place.
-    #[allow(clippy::unused_self)] // Asked like the others, so that it can be set like the others one day.
     pub(super) fn conversation(&self, id: &str) -> Standing {
+        if !self.settings.conversations.is_empty() {
+            let known = self.settings.conversations.contains_key(id);
+            return if known { Standing::Known } else { Standing::Unknown };
+        }
         if !id.starts_with("cid") {
             return Standing::Unknown;
         }
         by_ending(id.trim_end_matches('='))
+    }
+
+    /// Whether the robot of an app is in a group. A group without a list has every robot.
+    pub(super) fn has_robot(&self, conversation: &str, app_key: &str) -> bool {
+        let robots = self.settings.conversations.get(conversation);
+        let app = self.settings.apps.get(app_key);
+        robots.is_none_or(|robots| app.is_some_and(|app| robots.contains(&app.robot_code)))
+    }
+
+    /// The IDs and mobiles whose name holds a text (lower case).
+    pub(super) fn named(&self, text: &str) -> Vec<&str> {
+        let names = self.settings.names.iter();
+        let found = names.filter(|(_, name)| name.to_lowercase().contains(text));
+        found.map(|(id, _)| id.as_str()).collect()
     }
 
     pub(super) fn template(&self, id: &str) -> Standing {
@@ -155,7 +189,14 @@ impl Directory {
         let apps: Vec<_> = apps
             .map(|(key, app)| json!({"app_key": key, "robot_code": app.robot_code}))
             .collect();
-        json!({"apps": apps, "templates": self.settings.templates})
+        let names = &self.settings.names;
+        let by_user = names
+            .iter()
+            .filter_map(|(id, name)| Some((self.user_of(id).ok()?, name)));
+        let names: BTreeMap<_, _> = by_user
+            .chain(names.iter().map(|(id, name)| (id.clone(), name)))
+            .collect();
+        json!({"apps": apps, "templates": self.settings.templates, "names": names})
     }
 }
 

@@ -11,8 +11,8 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::answer::Answer;
-use super::api::Endpoint;
+use super::answer::{Answer, Slowness};
+use super::endpoint::Endpoint;
 use super::kinds::Kind;
 
 /// One fault: which calls it is for, and what it does to them.
@@ -32,13 +32,16 @@ struct Scope {
     endpoint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     app: Option<String>,
+    /// A user ID, a mobile or a conversation that the call names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipient: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     probability: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<u64>,
 }
 
-const SCOPE: [&str; 4] = ["endpoint", "app", "probability", "next"];
+const SCOPE: [&str; 5] = ["endpoint", "app", "recipient", "probability", "next"];
 
 /// What is to happen to one call.
 #[derive(Debug, Default)]
@@ -53,8 +56,8 @@ pub(super) struct Plan {
     pub(super) answer: Option<Answer>,
     /// Whether the call is carried out although `answer` is given.
     pub(super) taken: bool,
-    /// How long the answer's body stops half-way.
-    pub(super) slow: Duration,
+    /// How slowly the answer's body comes.
+    pub(super) slow: Slowness,
     /// Deliveries that fail: the space (all, where there is none) and the message.
     pub(super) failing: Vec<(Option<String>, String)>,
 }
@@ -98,6 +101,7 @@ impl Faults {
                         Scope {
                             app,
                             next: None,
+                            recipient: None,
                             probability: None,
                             ..
                         },
@@ -115,13 +119,21 @@ impl Faults {
         json!({"faults": self.list, "seed": self.seed})
     }
 
-    /// Draws what happens to a call. Of several faults that answer, the first one in the list does.
-    pub(super) fn plan(&mut self, endpoint: Endpoint, app_key: Option<&str>) -> Plan {
+    /// Whether there is any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Draws what happens to a call. Of several faults that answer, the first one in the list does. `names` tells
+    /// whether the call names a recipient.
+    pub(super) fn plan(&mut self, endpoint: Endpoint, app_key: Option<&str>, names: impl Fn(&str) -> bool) -> Plan {
         let mut plan = Plan::default();
         for fault in &mut self.list {
             let scope = &mut fault.scope;
             let matches = scope.endpoint.as_deref().is_none_or(|name| name == endpoint.name())
-                && scope.app.as_deref().is_none_or(|app| Some(app) == app_key);
+                && scope.app.as_deref().is_none_or(|app| Some(app) == app_key)
+                && scope.recipient.as_deref().is_none_or(&names);
+            let matches = matches && fault.kind.reaches(endpoint);
             if !matches || (plan.answer.is_some() && fault.kind.answers()) {
                 continue;
             }
@@ -131,7 +143,7 @@ impl Faults {
             if let Some(next) = &mut scope.next {
                 *next = next.saturating_sub(1);
             }
-            fault.kind.strike(&mut plan);
+            fault.kind.strike(endpoint, &mut plan, &mut self.rng);
         }
         self.list.retain(|fault| fault.scope.next != Some(0));
         plan
@@ -201,7 +213,7 @@ mod tests {
     #[test]
     fn bad_input_names_the_fault_and_what_is_wrong_with_it() {
         for (fault, expected) in [
-            (json!({"kind": "latency"}), "missing field `ms`"),
+            (json!({"kind": "latency"}), "a latency needs"),
             (json!({"kind": "latency", "ms": 1, "msec": 2}), "unknown field `msec`"),
             (json!({"kind": "ip_ban", "code": "x"}), "unknown field `code`"),
             (json!({"kind": "lose_answer", "code": "x"}), "unknown field `code`"),
@@ -226,7 +238,7 @@ mod tests {
     #[test]
     fn a_fault_for_the_next_calls_is_gone_after_them() {
         let mut faults = faults(json!({"faults": [{"kind": "garbage", "next": 2}]}));
-        let hit = [0; 3].map(|_| faults.plan(SEND, None).answer.is_some());
+        let hit = [0; 3].map(|_| faults.plan(SEND, None, |_| false).answer.is_some());
         assert_eq!(hit, [true, true, false]);
         assert_eq!(faults.to_json()["faults"], json!([]));
     }
@@ -234,16 +246,23 @@ mod tests {
     #[test]
     fn a_fault_strikes_only_its_endpoint_and_app() {
         let mut faults = faults(json!({"faults": [{"kind": "html", "endpoint": "createAndDeliver", "app": "a"}]}));
-        assert!(faults.plan(SEND, Some("a")).answer.is_some());
-        assert!(faults.plan(SEND, Some("b")).answer.is_none());
-        assert!(faults.plan(SEND, None).answer.is_none());
-        assert!(faults.plan(Endpoint::Deliver, Some("a")).answer.is_none());
+        assert!(faults.plan(SEND, Some("a"), |_| false).answer.is_some());
+        assert!(faults.plan(SEND, Some("b"), |_| false).answer.is_none());
+        assert!(faults.plan(SEND, None, |_| false).answer.is_none());
+        assert!(faults.plan(Endpoint::Deliver, Some("a"), |_| false).answer.is_none());
+    }
+
+    #[test]
+    fn a_fault_for_a_recipient_strikes_the_calls_that_name_it() {
+        let mut faults = faults(json!({"faults": [{"kind": "html", "recipient": "u1"}]}));
+        assert!(faults.plan(SEND, None, |recipient| recipient == "u1").answer.is_some());
+        assert!(faults.plan(SEND, None, |recipient| recipient == "u2").answer.is_none());
     }
 
     #[test]
     fn one_seed_is_one_sequence() {
         let input = json!({"faults": [{"kind": "garbage", "probability": 0.3}], "seed": 7});
-        let draw = |mut faults: Faults| [0; 200].map(|_| faults.plan(SEND, None).answer.is_some());
+        let draw = |mut faults: Faults| [0; 200].map(|_| faults.plan(SEND, None, |_| false).answer.is_some());
         let hit = draw(faults(input.clone()));
         assert_eq!(hit, draw(faults(input)));
         let count = hit.iter().filter(|&&hit| hit).count();
@@ -254,10 +273,10 @@ mod tests {
     fn the_first_answer_in_the_list_wins_and_spends_no_other() {
         let two = json!([{"kind": "html", "next": 1}, {"kind": "garbage", "next": 1}, {"kind": "latency", "ms": 3}]);
         let mut faults = faults(json!({"faults": two}));
-        let plan = faults.plan(SEND, None);
+        let plan = faults.plan(SEND, None, |_| false);
         assert_eq!(plan.answer.unwrap().result(), "html");
         assert_eq!(plan.wait, Duration::from_millis(3));
-        assert_eq!(faults.plan(SEND, None).answer.unwrap().result(), "garbage");
+        assert_eq!(faults.plan(SEND, None, |_| false).answer.unwrap().result(), "garbage");
     }
 
     #[test]
@@ -273,7 +292,10 @@ mod tests {
                 true,
             ),
         ] {
-            assert_eq!(faults(json!({"faults": [fault]})).plan(SEND, None).taken, taken);
+            assert_eq!(
+                faults(json!({"faults": [fault]})).plan(SEND, None, |_| false).taken,
+                taken
+            );
         }
     }
 
@@ -282,8 +304,8 @@ mod tests {
         let input = json!({"faults": [{"kind": "expire_tokens", "app": "a"}, {"kind": "expire_tokens", "next": 1}]});
         let (mut faults, ended) = Faults::read(&input, |_| true).unwrap();
         assert_eq!(ended, [Some("a".to_owned())]);
-        assert!(faults.plan(SEND, None).expire);
-        assert!(!faults.plan(SEND, None).expire);
+        assert!(faults.plan(SEND, None, |_| false).expire);
+        assert!(!faults.plan(SEND, None, |_| false).expire);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::Json;
@@ -17,6 +18,8 @@ use futures_util::stream::{self, Stream, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
+use super::arrivals::Wanted;
+use super::endpoint::Endpoint;
 use super::faults::Faults;
 use super::{Event, World, held};
 
@@ -41,20 +44,9 @@ pub(super) async fn cards(
     State(world): State<Arc<World>>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Json<Value>, Failure> {
-    const KEYS: [&str; 6] = ["limit", "offset", "recipient", "template", "app", "q"];
-    if let Some(key) = query.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        return Err(failure(format!(
-            "unknown parameter `{key}`, there are {}",
-            KEYS.join(", ")
-        )));
-    }
-    let number = |key: &str, absent: usize| match query.get(key) {
-        None => Ok(absent),
-        Some(text) => text
-            .parse()
-            .map_err(|_| failure(format!("{key}: not a whole number of 0 or more"))),
-    };
-    let (limit, offset) = (number("limit", LIMIT)?.min(MAX_LIMIT), number("offset", 0)?);
+    check(&query, &["limit", "offset", "recipient", "template", "app", "q"])?;
+    let limit = number(&query, "limit", LIMIT)?.min(MAX_LIMIT);
+    let offset = number(&query, "offset", 0)?;
     let filter = |key: &str| query.get(key).filter(|value| !value.is_empty());
     let recipient = filter("recipient").map(|id| (id, world.directory.user_of(id).ok()));
     let text = filter("q").map(|text| text.to_lowercase());
@@ -118,6 +110,34 @@ pub(super) async fn delete_calls(State(world): State<Arc<World>>) -> Json<Value>
     Json(json!({"deleted": before.total()}))
 }
 
+/// `GET /sandbox/arrivals`: when calls came in, oldest first, filtered by `endpoint`, `app` and `since_ms`.
+pub(super) async fn arrivals(
+    State(world): State<Arc<World>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, Failure> {
+    check(&query, &["endpoint", "app", "since_ms"])?;
+    let wanted = Wanted {
+        endpoint: query.get("endpoint").map(String::as_str),
+        app: query.get("app").map(String::as_str),
+        since_ms: number(&query, "since_ms", 0)?,
+    };
+    let names = Endpoint::ALL.map(Endpoint::name);
+    if let Some(name) = wanted.endpoint.filter(|name| !names.contains(name)) {
+        return Err(failure(format!(
+            "endpoint: no `{name}`, there are {}",
+            names.join(", ")
+        )));
+    }
+    let printed = held(&world.arrivals).to_json(&wanted);
+    Ok(Json(printed))
+}
+
+/// `DELETE /sandbox/arrivals`
+pub(super) async fn delete_arrivals(State(world): State<Arc<World>>) -> Json<Value> {
+    let deleted = held(&world.arrivals).clear();
+    Json(json!({"deleted": deleted}))
+}
+
 /// `GET /sandbox/faults`
 pub(super) async fn faults(State(world): State<Arc<World>>) -> Json<Value> {
     Json(held(&world.faults).to_json())
@@ -168,6 +188,27 @@ pub(super) async fn events(State(world): State<Arc<World>>) -> Sse<impl Stream<I
         Some((Ok(event), events))
     });
     Sse::new(events.take_until(stop)).keep_alive(KeepAlive::default())
+}
+
+/// Refuses a parameter that is not known: a misspelt filter would show everything.
+fn check(query: &HashMap<String, String>, known: &[&str]) -> Result<(), Failure> {
+    match query.keys().find(|key| !known.contains(&key.as_str())) {
+        None => Ok(()),
+        Some(key) => Err(failure(format!(
+            "unknown parameter `{key}`, there are {}",
+            known.join(", ")
+        ))),
+    }
+}
+
+/// A whole number; `absent` where it is not given.
+fn number<N: FromStr>(query: &HashMap<String, String>, key: &str, absent: N) -> Result<N, Failure> {
+    match query.get(key) {
+        None => Ok(absent),
+        Some(text) => text
+            .parse()
+            .map_err(|_| failure(format!("{key}: not a whole number of 0 or more"))),
+    }
 }
 
 fn failure(error: impl Into<String>) -> Failure {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, carrier_id};
 use super::api::Call;
-use super::cards::{Api, Card, Change, Space};
+use super::cards::{Api, Card, Change, Space, SpaceType};
 use super::directory::Standing;
 use super::faults::Plan;
 use super::open_api::{self, MAX_OUT_TRACK_ID, invalid};
@@ -22,12 +22,19 @@ pub(super) fn create_and_deliver(world: &World, app_key: &str, call: &Call, plan
     spaces::check_models(&body, &spaces, &card.carries)?;
     let out_track_id = card.out_track_id.clone();
     let (results, good) = judge(world, app_key, &body, plan, &spaces);
+    let assume = world.directory.assume();
+    let is_unknown =
+        |space: &Space| space.kind == SpaceType::ImRobot && world.directory.user(&space.id) != Standing::Known;
+    if assume.unknown_user_refuses_call && spaces.iter().any(is_unknown) {
+        return Err(Answer::refused("param.userIdNotExist", "用户不存在"));
+    }
 
     let mut cards = held(&world.cards);
-    if !cards.create(card) {
+    let is_new = cards.create(card);
+    if !is_new && !assume.repeated_create_succeeds {
         return Err(already_exists());
     }
-    let shown = cards.show(&out_track_id, &good);
+    let shown = if is_new { cards.show(&out_track_id, &good) } else { None };
     drop(cards);
     world.tell(Event::Card, shown);
     Ok(Answer::ok(

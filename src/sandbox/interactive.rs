@@ -41,8 +41,13 @@ pub(super) fn send(world: &World, app_key: &str, call: &Call) -> Result<Answer, 
     let mut cards = held(&world.cards);
     // Where the ID was used before, its card is shown again as it is: idempotent for the instance, not for the
     // message (dingtalk-api.md §4.3).
-    cards.create(card);
-    let shown = cards.show(out_track_id, &spaces);
+    let is_new = cards.create(card);
+    let spaces = if is_new || !world.directory.assume().repeated_send_shows_nothing {
+        &*spaces
+    } else {
+        &[]
+    };
+    let shown = cards.show(out_track_id, spaces);
     drop(cards);
     world.tell(Event::Card, shown);
     Ok(Answer::ok(
@@ -100,17 +105,20 @@ fn spaces(world: &World, app_key: &str, body: &Map<String, Value>) -> Result<Vec
             _ => return Err(invalid("conversationType is neither 0 nor 1")),
         },
     };
-    let receivers = receivers(body)?;
+    let mut receivers = receivers(body)?;
     robot(world, app_key, body, group)?;
-    if receivers
-        .iter()
-        .any(|user| world.directory.user(user) != Standing::Known)
-    {
+    let is_known = |user: &String| world.directory.user(user) == Standing::Known;
+    if world.directory.assume().bad_receiver_is_skipped {
+        receivers.retain(is_known);
+    } else if !receivers.iter().all(is_known) {
         return Err(Answer::refused("userInfo.convertError", "用户信息转换失败"));
     }
     if group {
         let id = open_api::text(body, "openConversationId", "invalidParameter.cid.empty")?;
         return match world.directory.conversation(id) {
+            Standing::Known if !world.directory.has_robot(id, app_key) => {
+                Err(Answer::refused("chatbotNotInstall", "机器人不在群内"))
+            }
             Standing::Known => Ok(vec![Space {
                 kind: SpaceType::ImGroup,
                 id: id.to_owned(),
@@ -121,6 +129,9 @@ fn spaces(world: &World, app_key: &str, body: &Map<String, Value>) -> Result<Vec
     }
     if receivers.is_empty() {
         return Err(Answer::refused("param.empty", "receiverUserIdList is empty"));
+    }
+    if receivers.len() > 1 && world.directory.assume().one_receiver_per_chat {
+        return Err(invalid("receiverUserIdList has more than one user"));
     }
     Ok(receivers
         .into_iter()

@@ -5,11 +5,15 @@
 
 use std::time::Duration;
 
+use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
+use super::endpoint::Endpoint;
 use super::faults::Plan;
+use super::gateway::Refusal;
+use super::latency::Latency;
 
 /// What happens. `taken`: the call is carried out first, so only its answer is lost.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -17,8 +21,10 @@ use super::faults::Plan;
 pub(super) enum Kind {
     /// A failure of either family; see [`ErrorSpec`].
     Error(ErrorSpec),
-    /// Every call takes this much longer.
-    Latency { ms: u64 },
+    /// A refusal of the gateway, worded as the called family words it; endpoints that have it not are spared.
+    Refuse { reason: Refusal },
+    /// A call waits before it is looked at; see [`Latency`].
+    Latency(Latency),
     /// The limit is off, or on with another rate.
     Throttle { on: bool, per_second: Option<u32> },
     /// Tokens end: at once without `next` and `probability`, else when a call is struck.
@@ -40,6 +46,8 @@ pub(super) enum Kind {
     BigBody { bytes: usize },
     /// The true answer, whose body stops half-way for this long.
     SlowBody { ms: u64 },
+    /// The true answer, each byte of whose body takes this long.
+    Trickle { ms: u64 },
     /// HTTP 200, but the deliveries in it failed: all, or those to one space.
     FailDelivery { message: String, space_id: Option<String> },
 }
@@ -76,6 +84,10 @@ impl Kind {
                 spec.check()?;
                 spec.status
             }
+            Self::Latency(latency) => {
+                latency.check()?;
+                None
+            }
             Self::IpBan { status } | Self::Html { status } => *status,
             Self::Throttle {
                 on: false,
@@ -98,25 +110,36 @@ impl Kind {
     pub(super) fn answers(&self) -> bool {
         match self {
             Self::Error(_)
+            | Self::Refuse { .. }
             | Self::IpBan { .. }
             | Self::DropConnection {}
             | Self::LoseAnswer {}
             | Self::Html { .. }
             | Self::Garbage { .. }
             | Self::BigBody { .. } => true,
-            Self::Latency { .. }
+            Self::Latency(_)
             | Self::Throttle { .. }
             | Self::ExpireTokens {}
             | Self::SlowBody { .. }
+            | Self::Trickle { .. }
             | Self::FailDelivery { .. } => false,
         }
     }
 
+    /// Whether it can happen to a call to that endpoint at all.
+    pub(super) fn reaches(&self, endpoint: Endpoint) -> bool {
+        match self {
+            Self::Refuse { reason } => reason.reaches(endpoint),
+            _ => true,
+        }
+    }
+
     /// Writes what it does into the plan of a call.
-    pub(super) fn strike(&self, plan: &mut Plan) {
+    pub(super) fn strike(&self, endpoint: Endpoint, plan: &mut Plan, rng: &mut StdRng) {
         let answer = match self {
-            Self::Latency { ms } => return plan.wait += Duration::from_millis(*ms),
-            Self::SlowBody { ms } => return plan.slow += Duration::from_millis(*ms),
+            Self::Latency(latency) => return plan.wait += latency.draw(rng),
+            Self::SlowBody { ms } => return plan.slow.half_way += Duration::from_millis(*ms),
+            Self::Trickle { ms } => return plan.slow.each_byte += Duration::from_millis(*ms),
             Self::Throttle { on: false, .. } => return plan.rate = Some(0),
             Self::Throttle { on: true, per_second } => return plan.rate = per_second.or(plan.rate),
             Self::ExpireTokens {} => return plan.expire = true,
@@ -124,6 +147,7 @@ impl Kind {
                 return plan.failing.push((space_id.clone(), message.clone()));
             }
             Self::Error(spec) => spec.answer(),
+            Self::Refuse { reason } => reason.answer(endpoint, None),
             // Neither shape's HTTP status is known (dingtalk-api.md §1); 200 is the one that a careless client
             // takes for success.
             Self::IpBan { status } => Answer::json(
@@ -221,7 +245,7 @@ mod tests {
 
     use reqwest::Method;
 
-    use super::super::testing::{Bench, card, changed, refused};
+    use super::super::testing::{Bench, card, changed, got, refused};
     use super::*;
 
     async fn send(bench: &Bench, id: &str) -> Result<(u16, String), reqwest::Error> {
@@ -269,6 +293,62 @@ mod tests {
             (429, &b"3"[..])
         );
         assert_eq!(cards(&bench).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_worded_by_its_family_and_spares_what_has_it_not() {
+        let bench = Bench::start().await;
+        let path = format!("/topapi/v2/user/getbymobile?access_token={}", bench.token());
+        for (reason, code, status, sub_code) in [
+            (
+                "throttled",
+                "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi",
+                403,
+                "90018",
+            ),
+            ("api_throttled", "Forbidden.AccessDenied.QpsLimitForApi", 403, "90002"),
+            (
+                "ip_not_allowed",
+                "Forbidden.AccessDenied.IpNotInWhiteList",
+                403,
+                "60020",
+            ),
+            (
+                "permission_missing",
+                "Forbidden.AccessDenied.AccessTokenPermissionDenied",
+                403,
+                "60011",
+            ),
+            ("token_rejected", "InvalidAuthentication", 400, "40014"),
+        ] {
+            bench.faults(json!([{"kind": "refuse", "reason": reason}])).await;
+            let answer = bench.create_and_deliver("a", &["u1"], json!({})).await;
+            assert_eq!(refused(&answer), (status, code));
+            let look_up = got(bench
+                .request(Method::POST, &path)
+                .json(&json!({"mobile": "15012341231"})))
+            .await;
+            assert_eq!((look_up.0, &look_up.1["sub_code"]), (200, &json!(sub_code)));
+        }
+        bench
+            .faults(json!([{"kind": "refuse", "reason": "server_error"}]))
+            .await;
+        let new = bench.create_and_deliver("a", &["u1"], json!({})).await;
+        assert_eq!(refused(&new), (500, "system.busy"));
+        assert_eq!(
+            refused(&bench.post("/im/interactiveCards/send", json!({})).await),
+            (500, "systemBusy")
+        );
+        assert_eq!(bench.get("/gettoken").await.1["errcode"], -1);
+
+        bench.faults(json!([{"kind": "refuse", "reason": "quota_spent"}])).await;
+        let look_up = got(bench
+            .request(Method::POST, &path)
+            .json(&json!({"mobile": "15012341231"})))
+        .await;
+        assert_eq!(look_up.1["errcode"], 0);
+        let answer = bench.create_and_deliver("a", &["u1"], json!({})).await;
+        assert_eq!(refused(&answer), (403, "Forbidden.AccessDenied.ApiCountLimitForOrg"));
     }
 
     #[tokio::test]
@@ -331,6 +411,18 @@ mod tests {
             .await;
         let (_, body) = send(&bench, "a").await.unwrap();
         assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["success"], true);
+        bench.faults(json!([{"kind": "trickle", "ms": 1}])).await;
+        let call = bench.signed(Method::POST, "/v1.0/card/instances/createAndDeliver");
+        let mut response = call.json(&card("b", &["u1"], json!({}))).send().await.unwrap();
+        let mut pieces = Vec::new();
+        while let Some(piece) = response.chunk().await.unwrap() {
+            pieces.push(piece);
+        }
+        let body: Value = serde_json::from_slice(&pieces.concat()).unwrap();
+        assert!(
+            body["success"] == true && pieces.iter().all(|piece| piece.len() == 1),
+            "{pieces:?}"
+        );
     }
 
     #[tokio::test]
@@ -363,6 +455,22 @@ mod tests {
             .faults(json!([{"kind": "throttle", "on": true, "per_second": 2}]))
             .await;
         assert!(flood("b").await.contains(&403));
+    }
+
+    #[tokio::test]
+    async fn a_fault_can_be_for_one_recipient_whatever_it_is_called_by() {
+        let bench = Bench::start().await;
+        bench
+            .faults(json!([{"kind": "error", "status": 500, "code": "system.busy", "recipient": "15012341231"}]))
+            .await;
+        let other = bench.create_and_deliver("a", &["u15012341232"], json!({})).await;
+        let struck = bench.create_and_deliver("b", &["u1", "u15012341231"], json!({})).await;
+        assert_eq!((other.0, struck.0), (200, 500));
+        let path = format!("/topapi/v2/user/getbymobile?access_token={}", bench.token());
+        let look_up = bench
+            .request(Method::POST, &path)
+            .json(&json!({"mobile": "15012341231"}));
+        assert_eq!(look_up.send().await.unwrap().status(), 500);
     }
 
     #[tokio::test]

@@ -9,16 +9,21 @@
 
 mod answer;
 mod api;
+mod arrivals;
 mod calls;
 mod cards;
 mod connection;
 mod directory;
+mod endpoint;
 mod faults;
 mod form;
+mod gateway;
+mod gist;
 mod inbox;
 mod instances;
 mod interactive;
 mod kinds;
+mod latency;
 mod oapi;
 mod open_api;
 mod spaces;
@@ -50,6 +55,7 @@ struct World {
     throttle: Mutex<throttle::Throttle>,
     cards: Mutex<cards::Cards>,
     calls: Mutex<calls::Calls>,
+    arrivals: Mutex<arrivals::Arrivals>,
     faults: Mutex<faults::Faults>,
     events: broadcast::Sender<(Event, Option<Arc<cards::Card>>)>,
     stop: CancellationToken,
@@ -74,6 +80,7 @@ pub async fn serve(listener: TcpListener, settings: &Sandbox, stop: Cancellation
         throttle: Mutex::default(),
         cards: Mutex::new(cards::Cards::new(settings.keep)),
         calls: Mutex::default(),
+        arrivals: Mutex::new(arrivals::Arrivals::new(settings.keep)),
         faults: Mutex::default(),
         events: broadcast::Sender::new(EVENTS),
         stop: stop.clone(),
@@ -97,6 +104,7 @@ fn router(world: Arc<World>) -> Router {
         .route("/sandbox/cards", get(inbox::cards).delete(inbox::delete_cards))
         .route("/sandbox/cards/{out_track_id}", get(inbox::card))
         .route("/sandbox/calls", get(inbox::calls).delete(inbox::delete_calls))
+        .route("/sandbox/arrivals", get(inbox::arrivals).delete(inbox::delete_arrivals))
         .route(
             "/sandbox/faults",
             get(inbox::faults).put(inbox::put_faults).delete(inbox::delete_faults),

@@ -47,11 +47,11 @@ pub(super) fn getbymobile(world: &World, call: &Call) -> Result<Answer, Answer> 
         Some(_) => return Err(Answer::legacy(400_002, "参数错误 mobile")),
     };
     if !is_mobile(mobile) {
-        return Err(Answer::legacy(40104, "无效的手机号"));
+        return Err(recipient_error(world, 40104, "无效的手机号"));
     }
     let user_id = world.directory.user_of(mobile).map_err(|standing| match standing {
-        Standing::Disabled => Answer::legacy(60120, "用户已被禁用"),
-        Standing::Unknown | Standing::Known => Answer::legacy(60121, "找不到该用户"),
+        Standing::Disabled => recipient_error(world, 60120, "用户已被禁用"),
+        Standing::Unknown | Standing::Known => recipient_error(world, 60121, "找不到该用户"),
     })?;
     let mut result = json!({"userid": user_id});
     if searches {
@@ -61,6 +61,14 @@ pub(super) fn getbymobile(world: &World, call: &Call) -> Result<Answer, Answer> 
     Ok(Answer::ok(
         json!({"errcode": 0, "errmsg": "ok", "result": result, "request_id": request_id}),
     ))
+}
+
+/// Whether these come wrapped like the gateway's is not known (dingtalk-api.md §3).
+fn recipient_error(world: &World, errcode: i64, message: &str) -> Answer {
+    if world.directory.assume().recipient_errors_wrapped {
+        return Answer::wrapped(88, errcode.to_string(), message);
+    }
+    Answer::legacy(errcode, message)
 }
 
 /// The parameters, from a form or from JSON.
@@ -155,6 +163,16 @@ mod tests {
         let call = bench.request(Method::POST, "/topapi/v2/user/getbymobile").body(body);
         let (_, body) = got(call.header("content-type", "application/x-www-form-urlencoded;charset=utf-8")).await;
         assert_eq!(body["result"]["userid"], "u15012341231");
+    }
+
+    #[tokio::test]
+    async fn errors_about_a_mobile_can_come_wrapped() {
+        let bench = Bench::with("assume = { recipient_errors_wrapped = true }").await;
+        let (status, answer) = look_up(&bench, json!({"mobile": "15000000000"})).await;
+        assert_eq!(
+            (status, &answer["errcode"], &answer["sub_code"]),
+            (200, &json!(88), &json!("60121"))
+        );
     }
 
     #[tokio::test]

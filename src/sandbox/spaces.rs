@@ -150,6 +150,10 @@ pub(super) fn refusal(world: &World, app_key: &str, body: &Map<String, Value>, s
         SpaceType::ImRobot => world.directory.user(&space.id),
         SpaceType::ImGroup | SpaceType::ImSingle | SpaceType::OneBox => world.directory.conversation(&space.id),
     };
+    if space.kind == SpaceType::ImGroup && standing == Standing::Known && !world.directory.has_robot(&space.id, app_key)
+    {
+        return Some("chatbot not exist");
+    }
     (standing != Standing::Known).then_some("spaceId is illegal")
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::api::Endpoint;
+use super::endpoint::Endpoint;
 
 const WINDOW: Duration = Duration::from_secs(1);
 

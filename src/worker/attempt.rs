@@ -4,7 +4,7 @@
 //! (the deadline, who is served already, the card's name) is theirs alone. It decides nothing about the broker.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
@@ -30,6 +30,8 @@ pub(super) struct Attempt<'a> {
     pub(super) deadline: Instant,
     /// Whether DingTalk answered a call for a card: then the app is not on hold.
     pub(super) answered: AtomicBool,
+    /// Of two recipients that were refused together, who is still to be taken alone.
+    pub(super) parted: AtomicUsize,
     /// Spaces that this attempt already serves: two mobiles of one user are one user.
     pub(super) claimed: Mutex<HashSet<Space>>,
 }
@@ -50,6 +52,7 @@ impl<'a> Attempt<'a> {
             delivery,
             deadline,
             answered: AtomicBool::new(false),
+            parted: AtomicUsize::new(0),
             claimed: Mutex::default(),
         }
     }
@@ -106,6 +109,25 @@ impl<'a> Attempt<'a> {
     /// DingTalk answered a call for a card with something else than a hold.
     pub(super) fn note_answer(&self) {
         self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Two recipients were refused together, for a cause that names neither.
+    pub(super) fn note_parted(&self) {
+        self.parted.store(2, Ordering::Relaxed);
+    }
+
+    /// One recipient was called for alone. Where both of two are taken alone that were refused together, the app is one
+    /// whose calls may name one recipient each.
+    pub(super) fn note_alone(&self, taken: bool) {
+        let left = if taken { self.parted.load(Ordering::Relaxed) } else { 0 };
+        self.parted.store(left.saturating_sub(1), Ordering::Relaxed);
+        if left == 1 && self.order.app.note_one_a_call() {
+            tracing::warn!(
+                app = self.order.app_name(),
+                "DingTalk refuses several recipients in one call of this app and takes each alone: it gets one a call from \
+                 now on, until the worker is restarted (recipients_per_call = 1 saves the tries)"
+            );
+        }
     }
 
     /// Takes `space` for one position; `false` where another position of this job has it.

@@ -62,25 +62,48 @@ impl Holds {
     /// No app is on hold but those that an operator paused.
     pub(super) fn new(config: &Config, apps: &[&str], metrics: &Arc<Metrics>, health: &Arc<Health>) -> Self {
         let app = |name: &&str| {
-            let paused = config.apps.get(*name).is_some_and(|a| a.paused);
-            let pace = if paused { Pace::Stopped } else { Pace::Full };
-            if paused {
-                metrics.app_hold(name, Reason::Paused, true);
-                health.hold(name, Some(Reason::Paused));
-                tracing::warn!(app = name, reason = %Reason::Paused, "the app is paused in the configuration; its jobs wait");
-            }
-            (
-                (*name).to_owned(),
-                App {
-                    held: Mutex::new(None),
-                    pace: watch::Sender::new(pace),
-                },
-            )
+            let app = App {
+                held: Mutex::new(None),
+                pace: watch::Sender::new(Pace::Full),
+            };
+            ((*name).to_owned(), app)
         };
-        Self {
+        let holds = Self {
             apps: apps.iter().map(app).collect(),
             metrics: metrics.clone(),
             health: health.clone(),
+        };
+        holds.reload(config);
+        holds
+    }
+
+    /// The settings are others: what an operator paused stops, what he resumed goes on, and what is on hold is probed at
+    /// once, since that may be mended.
+    pub(super) fn reload(&self, config: &Config) {
+        for (name, app) in &self.apps {
+            let paused = config.apps.get(name).is_some_and(|app| app.paused);
+            let mut held = app.held();
+            if let Some(held) = held.as_mut() {
+                held.next_probe = Instant::now();
+            }
+            let reason = held.as_ref().map(|held| held.reason);
+            drop(held);
+            let was_paused = app
+                .pace
+                .send_replace(if paused { Pace::Stopped } else { pace_on(reason) })
+                == Pace::Stopped;
+            if paused != was_paused {
+                self.metrics.app_hold(name, Reason::Paused, paused);
+                self.health
+                    .hold(name, if paused { Some(Reason::Paused) } else { reason });
+            }
+            match (was_paused, paused) {
+                (false, true) => {
+                    tracing::warn!(app = name, reason = %Reason::Paused, "the app is paused in the configuration; its jobs wait");
+                }
+                (true, false) => tracing::info!(app = name, "the app is not paused any more"),
+                _ => {}
+            }
         }
     }
 
@@ -181,11 +204,7 @@ impl Holds {
                 }
             }
         };
-        let pace = if next.reason == Reason::BudgetReserved {
-            Pace::UrgentFirst
-        } else {
-            Pace::OneByOne
-        };
+        let pace = pace_on(Some(next.reason));
         *held = Some(next);
         drop(held);
         app.set_pace(pace);
@@ -227,6 +246,15 @@ impl App {
     fn set_pace(&self, pace: Pace) {
         self.pace
             .send_if_modified(|now| *now != Pace::Stopped && std::mem::replace(now, pace) != pace);
+    }
+}
+
+/// The pace of an app that is on hold for `reason`, or not at all.
+fn pace_on(reason: Option<Reason>) -> Pace {
+    match reason {
+        None => Pace::Full,
+        Some(Reason::BudgetReserved) => Pace::UrgentFirst,
+        Some(_) => Pace::OneByOne,
     }
 }
 
@@ -285,6 +313,33 @@ mod tests {
 
     fn failure(reason: Reason) -> Failure {
         Failure::new(reason, Class::Hold, "why")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changed_settings_pause_resume_and_probe_at_once() {
+        let (holds, going) = (holds(), Shutdown::new());
+        let paused = |value: &str| {
+            let settings = [
+                ("PAUSED", value),
+                ("APP_KEY", "k"),
+                ("APP_SECRET", "s"),
+                ("ROBOT_CODE", "r"),
+            ];
+            let env = settings.map(|(key, value)| (format!("DINGCARD_APPS__A__{key}"), value.to_owned()));
+            Config::load(None, env).unwrap()
+        };
+        holds.hold("a", &failure(Reason::BadCredentials));
+        let mut probing = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
+        assert!(poll!(&mut probing).is_pending());
+        let begun = Instant::now();
+        holds.reload(&paused("false"));
+        assert!(matches!(probing.await, Admission::Probe(_)) && begun.elapsed().is_zero());
+        holds.reload(&paused("true"));
+        assert_eq!(*holds.paces()["a"].borrow(), Pace::Stopped);
+        let refused = holds.admit("a", "jobs", false, &going, std::future::pending()).await;
+        assert!(matches!(refused, Admission::Later(Reason::Paused)));
+        holds.reload(&paused("false"));
+        assert_eq!(*holds.paces()["a"].borrow(), Pace::OneByOne, "it was on hold, and is");
     }
 
     #[tokio::test(start_paused = true)]

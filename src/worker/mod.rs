@@ -7,6 +7,7 @@ mod attempt;
 mod drain;
 mod hold;
 mod progress;
+mod reply;
 mod resolve;
 mod send;
 mod sender;
@@ -14,8 +15,8 @@ mod settle;
 mod update;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
@@ -25,9 +26,10 @@ use tokio::time::Instant;
 use self::attempt::Attempt;
 use self::hold::{Admission, Holds};
 use self::progress::Progress;
+use self::reply::Reply;
 use self::settle::Settlement;
-use crate::amqp::{Delivery, MAX_DELAY, Names, Paces, Publisher, Queue, published_at};
-use crate::config::DEFAULT_APP;
+use crate::amqp::{Delivery, MAX_DELAY, Names, Paces, Publisher, Queue, Settled, published_at};
+use crate::config::{self, Config, DEFAULT_APP};
 use crate::dingtalk::Failure;
 use crate::health::Health;
 use crate::job::Job;
@@ -46,7 +48,9 @@ const GUILTY_AFTER: u64 = 2;
 
 /// What works on jobs.
 pub struct Worker {
-    sender: Sender,
+    /// Another one after each reload; an attempt keeps the one that it began with.
+    sender: RwLock<Arc<Sender>>,
+    retry: config::Retry,
     name: String,
     names: Names,
     publisher: Publisher,
@@ -69,11 +73,26 @@ impl Worker {
         Self {
             name: config.worker_name(),
             holds: Holds::new(config, &apps, &metrics, health),
-            sender,
+            retry: config.retry.clone(),
+            sender: RwLock::new(Arc::new(sender)),
             names,
             publisher,
             metrics,
         }
+    }
+
+    /// Takes changed settings: attempts that begin from now on are made with them, and apps on hold are probed at once.
+    /// Gives the names of what waits for a restart.
+    pub fn reload(&self, new: &Config) -> Vec<String> {
+        let before = self.sender();
+        let (config, waits) = before.config.reloaded(new);
+        self.holds.reload(&config);
+        *self.sender.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(before.reloaded(config));
+        waits
+    }
+
+    fn sender(&self) -> Arc<Sender> {
+        self.sender.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How fast each app may be consumed; follows the holds.
@@ -84,29 +103,36 @@ impl Worker {
 
     /// Works on one delivery until it is settled, or until `shutdown` gives it up: then the broker delivers it again.
     pub async fn work(&self, delivery: Delivery, shutdown: &Shutdown) {
-        self.metrics.jobs_in_flight.inc();
-        let _in_flight = InFlight(&self.metrics);
         let lived_and_settled = async {
-            let living = AssertUnwindSafe(self.life(&delivery, shutdown)).catch_unwind();
+            self.metrics.jobs_in_flight.inc();
+            let _in_flight = InFlight(&self.metrics);
+            let sender = self.sender();
+            let living = AssertUnwindSafe(self.life(&sender, &delivery, shutdown)).catch_unwind();
             let settlement = living
                 .await
                 .unwrap_or_else(|panic| Settlement::panicked(&delivery, panic.as_ref()));
-            settle::settle(self, delivery, settlement).await;
+            let reply = Reply::of(&delivery, &settlement);
+            let settled = settle::settle(self, delivery, settlement).await;
+            reply.filter(|_| settled == Settled::Done)
+        };
+        let settled_and_told = async {
+            if let Some(reply) = lived_and_settled.await {
+                reply.send(&self.publisher).await;
+            }
         };
         tokio::select! {
-            () = lived_and_settled => {}
+            () = settled_and_told => {}
             () = shutdown.aborted() => {}
         }
     }
 
     /// What is to become of a delivery.
-    async fn life(&self, delivery: &Delivery, shutdown: &Shutdown) -> Settlement {
-        let order = match self.accept(delivery) {
+    async fn life(&self, sender: &Sender, delivery: &Delivery, shutdown: &Shutdown) -> Settlement {
+        let order = match self.accept(sender, delivery) {
             Ok(order) => order,
             Err(settlement) => return settlement,
         };
-        let _claim = self
-            .sender
+        let _claim = sender
             .ledger
             .claim(ledger::key(&[order.app_name(), &order.job.id]))
             .await;
@@ -120,7 +146,7 @@ impl Worker {
         if order.is_late() {
             return Settlement::expired(&order, progress);
         }
-        let template = match self.sender.template(&order) {
+        let template = match sender.template(&order) {
             Ok(template) => template,
             Err(failure) => {
                 progress.note(&failure);
@@ -144,8 +170,8 @@ impl Worker {
                 progress.trouble(Failure::new(reason, Class::Hold, "the app is on hold; the job waits"));
             }
             admission @ (Admission::Go | Admission::Probe(_)) => {
-                let deadline = Instant::now() + self.sender.config.retry.job_deadline;
-                let attempt = Attempt::new(&self.sender, &order, template, Some(delivery), deadline);
+                let deadline = Instant::now() + self.retry.job_deadline;
+                let attempt = Attempt::new(sender, &order, template, Some(delivery), deadline);
                 attempt.run(&mut progress).await;
                 self.learn(&attempt, &progress, &admission);
                 drop(admission);
@@ -155,7 +181,7 @@ impl Worker {
     }
 
     /// The order that a delivery is, or what becomes of one that is none: refused, early, or another app's.
-    fn accept(&self, delivery: &Delivery) -> Result<Order<'_>, Settlement> {
+    fn accept<'a>(&self, sender: &'a Sender, delivery: &Delivery) -> Result<Order<'a>, Settlement> {
         if let Some(suspicion) = self.suspicion(delivery) {
             return Err(suspicion);
         }
@@ -163,7 +189,7 @@ impl Worker {
         let job = Job::decode(delivery.body(), delivery.message_id())
             .map_err(|fault| Settlement::dead(home.app(), None, Reason::InvalidJob, fault.to_string()))?;
         let app_name = job.app.as_deref().unwrap_or(home.app());
-        let (app, settings) = match self.sender.app(app_name) {
+        let (app, settings) = match sender.app(app_name) {
             Ok(known) => known,
             Err(failure) => {
                 return Err(Settlement::dead(

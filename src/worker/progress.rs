@@ -86,12 +86,16 @@ pub(super) struct Progress {
     pub(super) dead: Slices,
     /// Who became final in this attempt without failing.
     pub(super) finals: Vec<Final>,
+    /// What DingTalk calls the cards of some of them.
+    pub(super) carriers: BTreeMap<usize, String>,
     /// Whether anybody became final in this attempt.
     pub(super) moved: bool,
     /// Why something is still open.
     pub(super) trouble: Option<Failure>,
     /// What happened, for people.
     pub(super) detail: String,
+    /// What they can do about it, where DingTalk or the way to it is the cause.
+    pub(super) remedy: Option<&'static str>,
 }
 
 impl Progress {
@@ -131,6 +135,7 @@ impl Progress {
     pub(super) fn note(&mut self, failure: &Failure) {
         if self.detail.is_empty() {
             self.detail.clone_from(&failure.detail);
+            self.remedy = Some(failure.remedy());
         }
     }
 
@@ -186,6 +191,7 @@ impl Progress {
             .is_some_and(|t| t.reason.holds() && !failure.reason.holds());
         if !outweighed {
             self.detail.clone_from(&failure.detail);
+            self.remedy = Some(failure.remedy());
             self.trouble = Some(failure);
         }
     }

@@ -94,6 +94,9 @@ impl Call<'_> {
         if batch.is_empty() {
             return Next::Leave;
         }
+        if batch.len() > 1 && slice.card == Card::Unsent && attempt.order.app.takes_one_a_call() {
+            return slice.halves().map_or(Next::Singly, Next::Halves);
+        }
         let out_track_id = attempt.out_track_id(&attempt.order.job.id, slice);
         let card = dingtalk::Card {
             out_track_id: &out_track_id,
@@ -136,10 +139,16 @@ impl Call<'_> {
         progress: &mut Progress,
     ) {
         slice.card = Card::Shown;
+        if let [result] = results.as_slice() {
+            self.attempt.note_alone(result.is_ok());
+        }
         let (mut open, mut reached, mut unconfirmed) = (Vec::new(), Vec::new(), Vec::new());
         for ((position, space), result) in batch.drain(..).zip(results) {
             match result {
-                Ok(_) => reached.push((position, space)),
+                Ok(delivered) => {
+                    progress.carriers.insert(position, delivered.carrier_id);
+                    reached.push((position, space));
+                }
                 Err(failure) if matches!(failure.class, Class::Recipient | Class::Permanent) => {
                     self.forget(&space, &failure).await;
                     progress.note(&failure);
@@ -231,8 +240,12 @@ impl Call<'_> {
                     return Next::Again(None);
                 }
                 if failure.splits && batch.len() > 1 {
+                    if failure.class == Class::Permanent && batch.len() == 2 {
+                        self.attempt.note_parted();
+                    }
                     return slice.halves().map_or(Next::Singly, Next::Halves);
                 }
+                self.attempt.note_alone(false);
                 for (_, space) in batch.drain(..) {
                     self.forget(&space, &failure).await;
                 }

@@ -25,7 +25,7 @@ use crate::slice::Slices;
 pub struct Sender {
     pub(super) config: Arc<Config>,
     pub(super) dingtalk: DingTalk,
-    pub(super) ledger: Ledger,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 /// A job that can be served here, and whose it is.
@@ -52,7 +52,17 @@ impl Sender {
         Self {
             config,
             dingtalk,
-            ledger,
+            ledger: Arc::new(ledger),
+        }
+    }
+
+    /// The same with changed settings; whoever has a card is remembered.
+    #[must_use]
+    pub fn reloaded(&self, config: Config) -> Self {
+        Self {
+            dingtalk: self.dingtalk.reloaded(&config),
+            config: Arc::new(config),
+            ledger: self.ledger.clone(),
         }
     }
 

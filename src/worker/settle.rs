@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::sender::Order;
 use super::{Progress, Worker};
 use crate::amqp::{Delivery, Destination, Headers, Queue, Settled, published_at};
+use crate::dingtalk::Remedy;
 use crate::job::Job;
 use crate::outcome::{Class, Outcome, Reason};
 use crate::retry;
@@ -44,11 +45,11 @@ pub(super) enum Settlement {
 
 /// An attempt's result, with what its settlement needs to say.
 pub(super) struct Ended {
-    app: String,
-    job_id: Option<String>,
-    progress: Progress,
+    pub(super) app: String,
+    pub(super) job_id: Option<String>,
+    pub(super) progress: Progress,
     /// The recipients of a job that died as a whole, before anybody was looked at: what its headers say of them stands.
-    whole: Option<usize>,
+    pub(super) whole: Option<usize>,
 }
 
 impl Settlement {
@@ -117,7 +118,7 @@ impl Settlement {
             };
         }
         let attempt = progress.attempt;
-        if let Some(delay) = retry::delayed(&worker.sender.config.retry, attempt, trouble.wait) {
+        if let Some(delay) = retry::delayed(&worker.retry, attempt, trouble.wait) {
             progress.attempt += 1;
             return Self::Retry {
                 ended,
@@ -152,7 +153,7 @@ impl Ended {
 }
 
 /// Carries a settlement out.
-pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Settlement) {
+pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Settlement) -> Settled {
     match settlement {
         Settlement::Move(queue) => {
             let home = worker.names.queue(delivery.arrived_by());
@@ -164,14 +165,14 @@ pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Sett
             worker
                 .publisher
                 .hand_over(delivery, &Destination::Queue(queue), &headers, None)
-                .await;
+                .await
         }
         Settlement::Wait { queue, job_id, delay } => {
             let headers = delivery.headers().clone();
             worker
                 .publisher
                 .hand_over(delivery, &Destination::Later(queue, delay), &headers, Some(&job_id))
-                .await;
+                .await
         }
         Settlement::Done(ended) => done(worker, delivery, &ended).await,
         Settlement::Retry {
@@ -198,15 +199,16 @@ pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Sett
                 // A hold is told once, by itself.
                 if !reason.holds() {
                     tracing::info!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, open,
-                        delay_s = delay.as_secs_f64(), detail = ended.progress.detail, "retried: the broker holds the job");
+                        delay_s = delay.as_secs_f64(), detail = ended.progress.detail, remedy = ended.progress.remedy, "retried: the broker holds the job");
                 }
             }
+            settled
         }
         Settlement::Dead { ended, reason } => dead(worker, delivery, &ended, reason).await,
     }
 }
 
-async fn done(worker: &Worker, delivery: Delivery, ended: &Ended) {
+async fn done(worker: &Worker, delivery: Delivery, ended: &Ended) -> Settled {
     count_finals(worker, &delivery, ended);
     if delivery.ack().await == Settled::Lost {
         tracing::info!(
@@ -214,14 +216,15 @@ async fn done(worker: &Worker, delivery: Delivery, ended: &Ended) {
             job = ended.job_id,
             "done, but the session had ended: the broker delivers it again"
         );
-        return;
+        return Settled::Lost;
     }
     let outcome = worst(ended).unwrap_or(Outcome::Duplicate);
     worker.metrics.job(&ended.app, outcome);
     tracing::debug!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %outcome, "settled");
+    Settled::Done
 }
 
-async fn dead(worker: &Worker, delivery: Delivery, ended: &Ended, reason: Reason) {
+async fn dead(worker: &Worker, delivery: Delivery, ended: &Ended, reason: Reason) -> Settled {
     count_finals(worker, &delivery, ended);
     let mut headers = ended.progress.headers(&stamped(worker, &delivery), reason);
     let replayable = ended.progress.replayable();
@@ -251,7 +254,7 @@ async fn dead(worker: &Worker, delivery: Delivery, ended: &Ended, reason: Reason
         )
         .await;
     if settled == Settled::Lost {
-        return;
+        return settled;
     }
     worker.metrics.job(&ended.app, Outcome::Dead);
     worker.metrics.dead_letter(&ended.app, reason);
@@ -261,8 +264,10 @@ async fn dead(worker: &Worker, delivery: Delivery, ended: &Ended, reason: Reason
     if uncut > 0 {
         worker.metrics.recipients(&ended.app, Outcome::Dead, reason, uncut);
     }
+    let remedy = ended.progress.remedy.unwrap_or(Remedy::of(reason).en);
     tracing::warn!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, detail = ended.progress.detail,
-        failed = headers.failed, "dead: the job is in the dead letters (dingcard dead show)");
+        remedy, failed = headers.failed, "dead: the job is in the dead letters (dingcard dead show)");
+    Settled::Done
 }
 
 /// The headers of a hand-over by this worker.

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::delivery::single_jobs;
 use crate::producers::{dead_letters, publish_raw};
-use crate::stand::{Stand, wait_until};
+use crate::stand::{Stand, shared_broker, wait_until};
 
 #[test]
 fn a_message_that_is_no_job_is_dead_at_once_with_the_path_of_its_fault() {
@@ -72,6 +72,26 @@ fn one_bad_recipient_among_twenty_on_interactive_cards_costs_only_itself() {
 }
 
 #[test]
+fn an_app_that_takes_one_recipient_a_call_gets_one_a_call_from_then_on() {
+    let one = [("DINGCARD_SANDBOX__ASSUME__ONE_RECEIVER_PER_CHAT", "true")];
+    let stand = Stand::with_sandbox(shared_broker().url(), &one).with("APPS__DEFAULT__CARD_API", "interactive");
+    let worker = stand.worker();
+    let job = |name: &str| {
+        let to: Vec<_> = (0..8).map(|n| json!({"user_id": format!("{name}{n}")})).collect();
+        stand.publish_lines([json!({"to": to})]);
+    };
+    job("a");
+    worker.wait_for_jobs("delivered", 1);
+    worker.wait_for_line("it gets one a call from now on");
+    let calls = stand.calls_to("interactiveCards.send");
+    job("b");
+    worker.wait_for_jobs("delivered", 2);
+    assert_eq!(stand.calls_to("interactiveCards.send") - calls, 8, "none in vain");
+    assert_eq!(stand.calls()["deliveries"]["total"], json!(16));
+    assert_eq!(stand.calls()["deliveries"]["duplicates"], json!(0));
+}
+
+#[test]
 fn jobs_that_no_configuration_can_serve_are_dead_with_the_reason() {
     let stand = Stand::new()
         .with("TEMPLATES__STRICT__ID", "tpl")
@@ -132,6 +152,31 @@ fn a_lost_answer_shows_the_card_once_and_counts_as_unconfirmed() {
     worker.wait_for_jobs("delivered", 1);
     assert_eq!(worker.recipients("delivered", "unconfirmed"), 1.0);
     assert_eq!(stand.calls()["deliveries"]["total"], json!(1));
+}
+
+#[test]
+fn who_is_missed_for_an_unknown_cause_is_asked_for_once_more_and_then_dead() {
+    let stand = Stand::new();
+    let worker = stand.worker();
+    let missed = |endpoint: &str, user: &str| json!({"kind": "fail_delivery", "endpoint": endpoint, "space_id": user, "message": "no such word"});
+    stand.faults(&json!([
+        missed("createAndDeliver", "once"),
+        missed("createAndDeliver", "twice"),
+        missed("deliver", "twice"),
+    ]));
+    stand.publish(&["--user-id", "once", "--user-id", "twice", "--user-id", "never"]);
+    worker.wait_for_jobs("dead", 1);
+    assert_eq!(worker.recipients("retried", "request_refused"), 2.0);
+    assert_eq!(worker.recipients("delivered", "none"), 2.0);
+    assert_eq!(
+        dead_letters(&stand, 1)[0].header("dingcard-failed"),
+        "request_refused=1"
+    );
+    assert_eq!(
+        (stand.calls_to("createAndDeliver"), stand.calls_to("deliver")),
+        (1, 1),
+        "the second call is for those who were missed"
+    );
 }
 
 #[test]

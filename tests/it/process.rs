@@ -116,6 +116,11 @@ impl Process {
         self.signal("TERM");
     }
 
+    /// SIGHUP.
+    pub(crate) fn hang_up(&mut self) {
+        self.signal("HUP");
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.signal("KILL");

@@ -46,6 +46,20 @@ fn with_channel<T>(stand: &Stand, work: impl AsyncFnOnce(Channel) -> T) -> T {
 
 /// Publishes bytes as they are to the queue `<namespace>.<name>`.
 pub fn publish_raw(stand: &Stand, name: &str, body: &[u8]) {
+    publish_with(stand, name, body, BasicProperties::default());
+}
+
+/// Publishes a job whose results go to the queue `reply_to`.
+pub fn publish_for_reply(stand: &Stand, body: &[u8], reply_to: &str) {
+    publish_with(
+        stand,
+        "jobs",
+        body,
+        BasicProperties::default().with_reply_to(reply_to.into()),
+    );
+}
+
+fn publish_with(stand: &Stand, name: &str, body: &[u8], properties: BasicProperties) {
     let queue = stand.queue(name);
     with_channel(stand, async |channel| {
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
@@ -53,7 +67,7 @@ pub fn publish_raw(stand: &Stand, name: &str, body: &[u8]) {
             mandatory: true,
             ..BasicPublishOptions::default()
         };
-        let properties = BasicProperties::default().with_delivery_mode(2);
+        let properties = properties.with_delivery_mode(2);
         let confirm = channel
             .basic_publish("".into(), queue.into(), options, body, properties)
             .await

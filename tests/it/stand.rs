@@ -44,10 +44,15 @@ impl Stand {
 
     /// On this broker.
     pub fn on(broker_url: &str) -> Self {
+        Self::with_sandbox(broker_url, &[])
+    }
+
+    /// With a sandbox that is set up like this.
+    pub fn with_sandbox(broker_url: &str, sandbox: &[(&str, &str)]) -> Self {
         static STANDS: AtomicUsize = AtomicUsize::new(0);
         let namespace = format!("it{}", STANDS.fetch_add(1, Ordering::SeqCst));
-        let unthrottled = [("DINGCARD_SANDBOX__RATE_PER_SECOND", "0")];
-        let sandbox = Process::start(BIN, &["sandbox", "--listen", "127.0.0.1:0"], &unthrottled).unwrap();
+        let settings = [&[("DINGCARD_SANDBOX__RATE_PER_SECOND", "0")], sandbox].concat();
+        let sandbox = Process::start(BIN, &["sandbox", "--listen", "127.0.0.1:0"], &settings).unwrap();
         let listening = sandbox.wait_for_line("sandbox listening", PATIENCE).unwrap();
         let sandbox_url = value_of(&listening, "inbox").trim_end_matches('/').to_owned();
         let mut stand = Self {
@@ -99,7 +104,12 @@ impl Stand {
 
     /// A worker that may not consume yet.
     pub fn starting_worker(&self) -> Worker {
-        let process = self.start(&["worker", "--listen", "127.0.0.1:0"]);
+        self.starting_worker_with(&[])
+    }
+
+    /// The same with these flags.
+    pub fn starting_worker_with(&self, flags: &[&str]) -> Worker {
+        let process = self.start(&[&["worker", "--listen", "127.0.0.1:0"], flags].concat());
         let metrics_url = value_of(&process.wait_for_line("metrics=", PATIENCE).unwrap(), "metrics");
         Worker { process, metrics_url }
     }
