@@ -30,6 +30,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(config: &Config, file: Option<&Path>, args: Args) -> anyhow::Result<()> {
     let served = config.served_apps()?;
+    let alone = served.len() == 1;
     let apps = match args.app.as_deref() {
         None => served,
         Some(name) if served.contains(&name) => vec![name],
@@ -53,7 +54,7 @@ pub(super) async fn run(config: &Config, file: Option<&Path>, args: Args) -> any
     let dingtalk = DingTalk::new(config, &metrics, &store)?;
     for name in &apps {
         notes(name, config, &mut findings)?;
-        let Some(subject) = Subject::new(name, &dingtalk, config, apps.len() == 1) else {
+        let Some(subject) = Subject::new(name, &dingtalk, config, alone) else {
             continue;
         };
         for (thing, verdict) in subject.try_all(args.to.as_deref()).await {
