@@ -29,6 +29,8 @@ pub struct Failure {
     pub card_exists: bool,
     /// It may be one recipient's fault, so the halves of the call are worth trying.
     pub splits: bool,
+    /// It was a look-up that was refused, and no other call need be.
+    pub look_up: bool,
     /// What to do about it: the reason's, or more precise where the code is.
     pub remedy: Remedy,
 }
@@ -46,6 +48,7 @@ impl Failure {
             wait: None,
             card_exists: false,
             splits,
+            look_up: false,
             remedy: Remedy::of(reason),
         }
     }

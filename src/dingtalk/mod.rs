@@ -16,7 +16,7 @@ mod users;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -48,6 +48,8 @@ pub struct App {
     calls: Arc<Calls>,
     tokens: Arc<Tokens>,
     users: Arc<Users<Nobody>>,
+    /// Look-ups that DingTalk answered.
+    look_ups: AtomicUsize,
     /// Whether it was seen that DingTalk takes one recipient a call from it.
     one_a_call: Arc<AtomicBool>,
 }
@@ -97,6 +99,7 @@ impl DingTalk {
                 || Arc::new(Tokens::new(name, settings, metrics, store)),
                 |app| app.tokens.clone(),
             ),
+            look_ups: AtomicUsize::new(0),
             one_a_call: same.map_or_else(Arc::default, |app| app.one_a_call.clone()),
             users: same.map_or_else(
                 || Arc::new(Users::new(name, users, metrics, store)),
@@ -113,6 +116,12 @@ impl DingTalk {
 }
 
 impl App {
+    /// How many look-ups DingTalk answered so far; what is remembered does not count.
+    #[must_use]
+    pub fn look_ups(&self) -> usize {
+        self.look_ups.load(Ordering::Relaxed)
+    }
+
     /// Whether its calls must name one recipient each.
     #[must_use]
     pub fn takes_one_a_call(&self) -> bool {

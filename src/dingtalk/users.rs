@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
@@ -45,8 +46,20 @@ impl App {
             return Err(Failure::new(Reason::MobileInvalid, Class::Recipient, detail));
         };
         let look_up = async {
-            match self.look_up(&mobile, turn).await {
+            let answer = self.look_up(&mobile, turn).await;
+            if answer
+                .as_ref()
+                .err()
+                .is_none_or(|failure| failure.class == Class::Recipient)
+            {
+                self.look_ups.fetch_add(1, Ordering::Relaxed);
+            }
+            match answer {
                 Ok(user_id) => Ok(Ok(user_id)),
+                Err(failure) if failure.reason == Reason::PermissionMissing => Err(Failure {
+                    look_up: true,
+                    ..failure
+                }),
                 Err(failure) if matches!(failure.reason, Reason::UserNotFound | Reason::MobileInvalid) => {
                     Ok(Err(Nobody(failure)))
                 }

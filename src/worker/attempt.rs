@@ -30,6 +30,8 @@ pub(super) struct Attempt<'a> {
     pub(super) deadline: Instant,
     /// Whether DingTalk answered a call for a card: then the app is not on hold.
     pub(super) answered: AtomicBool,
+    /// Look-ups that DingTalk had answered for the app when it began.
+    pub(super) look_ups_before: usize,
     /// Of two recipients that were refused together, who is still to be taken alone.
     pub(super) parted: AtomicUsize,
     /// Spaces that this attempt already serves: two mobiles of one user are one user.
@@ -52,6 +54,7 @@ impl<'a> Attempt<'a> {
             delivery,
             deadline,
             answered: AtomicBool::new(false),
+            look_ups_before: order.app.look_ups(),
             parted: AtomicUsize::new(0),
             claimed: Mutex::default(),
         }

@@ -25,6 +25,9 @@ const FIRST_PROBE: Duration = Duration::from_secs(5);
 /// The longest.
 const LAST_PROBE: Duration = Duration::from_mins(5);
 
+/// Between jobs that do without the call that is refused.
+const NEXT: Duration = Duration::from_millis(20);
+
 /// The holds of all apps of a worker.
 pub(super) struct Holds {
     apps: HashMap<String, App>,
@@ -39,6 +42,7 @@ struct App {
 
 struct Held {
     reason: Reason,
+    look_up: bool,
     schedule: Schedule,
     next_probe: Instant,
     probing: bool,
@@ -50,13 +54,17 @@ pub(super) enum Admission<'a> {
     /// The app is not on hold.
     Go,
     /// It is, and this job finds out whether it still is.
-    Probe(#[allow(dead_code, reason = "held for its drop")] Probe<'a>),
+    Probe(Probe<'a>),
     /// It is, for this reason, and another job waits already: come back later.
     Later(Reason),
 }
 
 /// The right to probe; whoever drops it lets the next one try.
-pub(super) struct Probe<'a>(&'a App);
+pub(super) struct Probe<'a> {
+    app: &'a App,
+    /// Only a look-up that is answered shows that the hold is over.
+    pub(super) needs_look_up: bool,
+}
 
 impl Holds {
     /// No app is on hold but those that an operator paused.
@@ -150,7 +158,10 @@ impl Holds {
                 }
                 if !held.probing && held.next_probe <= Instant::now() {
                     held.probing = true;
-                    return Admission::Probe(Probe(app));
+                    return Admission::Probe(Probe {
+                        app,
+                        needs_look_up: held.look_up,
+                    });
                 }
                 place.get_or_insert_with(|| Place::take(app, held, queue));
                 if held.probing {
@@ -186,6 +197,7 @@ impl Holds {
                 let wait = known.schedule.wait().max(wait_at_least);
                 Held {
                     reason: failure.reason,
+                    look_up: failure.look_up,
                     next_probe: Instant::now() + wait,
                     ..known
                 }
@@ -197,6 +209,7 @@ impl Holds {
                 let next_probe = Instant::now() + wait;
                 Held {
                     reason: failure.reason,
+                    look_up: failure.look_up,
                     schedule,
                     next_probe,
                     probing: false,
@@ -225,6 +238,15 @@ impl Holds {
         self.health.hold(name, None);
         tracing::info!(app = name, reason = %held.reason, "the app is off hold and delivers again");
         app.set_pace(Pace::Full);
+    }
+
+    /// A probe was delivered without the call that was refused: the next job may be as well.
+    pub(super) fn go_on(&self, name: &str) {
+        if let Some(app) = self.apps.get(name)
+            && let Some(held) = app.held().as_mut()
+        {
+            held.next_probe = Instant::now() + NEXT;
+        }
     }
 
     /// How long a job of an app on hold waits in the broker.
@@ -260,7 +282,7 @@ fn pace_on(reason: Option<Reason>) -> Pace {
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        if let Some(held) = self.0.held().as_mut() {
+        if let Some(held) = self.app.held().as_mut() {
             held.probing = false;
             // It found out nothing, or not in time: the next one waits all the same.
             if held.next_probe <= Instant::now() {

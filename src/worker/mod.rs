@@ -226,13 +226,21 @@ impl Worker {
     }
 
     /// Whether the app is on hold, as an attempt found it. What was in flight when a hold began may end well and says
-    /// nothing of it: only a probe ends a hold, and only by an answer to a call for a card.
+    /// nothing of it: only a probe ends a hold, and only by an answer to a call for a card, or to a look-up where those were refused.
     fn learn(&self, attempt: &Attempt<'_>, progress: &Progress, admission: &Admission<'_>) {
         let app_name = attempt.order.app_name();
-        let probed = matches!(admission, Admission::Probe(_)) && attempt.answered.load(Ordering::Relaxed);
+        let answered = attempt.answered.load(Ordering::Relaxed);
+        let (probed, answered) = match admission {
+            Admission::Probe(probe) if probe.needs_look_up => {
+                (attempt.order.app.look_ups() > attempt.look_ups_before, answered)
+            }
+            Admission::Probe(_) => (answered, false),
+            Admission::Go | Admission::Later(_) => (false, false),
+        };
         match &progress.trouble {
             Some(trouble) if trouble.reason.holds() => self.holds.hold(app_name, trouble),
             _ if probed => self.holds.release(app_name),
+            _ if answered => self.holds.go_on(app_name),
             _ => {}
         }
     }

@@ -264,6 +264,29 @@ fn what_was_in_flight_when_a_hold_began_does_not_end_it() {
 }
 
 #[test]
+fn what_needs_no_look_up_is_delivered_while_look_ups_are_refused_and_does_not_end_the_hold() {
+    let stand = Stand::new();
+    let worker = stand.worker();
+    let refused = json!({"kind": "error", "endpoint": "getbymobile", "errcode": 88, "sub_code": "60011"});
+    stand.faults(&json!([refused]));
+    stand.publish(&["--mobile", "15012341231"]);
+    worker.wait_for_line("the app is on hold: ");
+    stand.publish_lines((0..20).map(|n| json!({"to": [{"user_id": format!("user{n}")}]})));
+    worker.wait_for_jobs("delivered", 20);
+    let held = || worker.metric("dingcard_app_hold", &[("reason", "permission_missing")]);
+    assert_eq!(held(), 1.0);
+    let released = |line: &&String| line.contains("the app is off hold");
+    assert_eq!(
+        worker.process.lines().iter().filter(released).count(),
+        0,
+        "it never was"
+    );
+    stand.faults(&json!([]));
+    worker.wait_for_jobs("delivered", 21);
+    assert_eq!(held(), 0.0);
+}
+
+#[test]
 fn throttling_slows_the_app_and_burns_no_attempt() {
     let stand = Stand::new().with("RETRY__MAX_ATTEMPTS", "1");
     let worker = stand.worker();
