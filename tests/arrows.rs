@@ -137,7 +137,7 @@ fn what_only_one_file_may_know_stands_nowhere_else() {
     for (word, only) in [
         ("backoff::", &["retry.rs"][..]),
         ("basic_publish", &["amqp/publisher.rs"]),
-        ("reqwest::", &["dingtalk/client.rs", "dingtalk/error.rs"]),
+        ("reqwest::", &["dingtalk/client.rs", "amqp/management.rs"]),
         ("redis::", &["store/"]),
         ("anyhow", &["cli/"]),
         ("clap", &["cli/"]),

@@ -27,7 +27,7 @@ use crate::retry::Schedule;
 use crate::shutdown::Shutdown;
 
 /// For a connection's handshake, the whole topology, and the consumers, each.
-const STEP_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 /// For a friendly close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Waits between sessions: short, since the broker's return is what everybody waits for.
@@ -112,6 +112,10 @@ impl Broker {
         &self.topology
     }
 
+    pub(super) fn settings(&self) -> &config::Amqp {
+        &self.settings
+    }
+
     /// A publisher that uses whichever session is there.
     #[must_use]
     pub fn publisher(&self) -> Publisher {
@@ -123,14 +127,14 @@ impl Broker {
         Ok(self.uri()?.vhost)
     }
 
-    fn uri(&self) -> Result<AMQPUri, ConnectError> {
+    pub(super) fn uri(&self) -> Result<AMQPUri, ConnectError> {
         let mut uri: AMQPUri = self.settings.url().expose_secret().parse().map_err(ConnectError::Url)?;
         let heartbeat = u16::try_from(self.settings.heartbeat.as_secs()).unwrap_or(u16::MAX);
         uri.query.heartbeat.get_or_insert(heartbeat);
         Ok(uri)
     }
 
-    fn tls(&self) -> Result<OwnedTLSConfig, ConnectError> {
+    pub(super) fn tls(&self) -> Result<OwnedTLSConfig, ConnectError> {
         let read = |path: &std::path::PathBuf| {
             std::fs::read(path).map_err(|error| ConnectError::File(path.display().to_string(), error))
         };
@@ -314,7 +318,7 @@ enum SessionError {
     Ended(String),
 }
 
-async fn timed<T>(step: &'static str, future: impl Future<Output = T>) -> Result<T, ConnectError> {
+pub(super) async fn timed<T>(step: &'static str, future: impl Future<Output = T>) -> Result<T, ConnectError> {
     tokio::time::timeout(STEP_TIMEOUT, future)
         .await
         .map_err(|_| ConnectError::Timeout(step))
@@ -332,7 +336,7 @@ async fn flush(channels: &[Channel]) {
     let _gone = tokio::time::timeout(CLOSE_TIMEOUT, asked).await;
 }
 
-async fn close(connection: &Connection) {
+pub(super) async fn close(connection: &Connection) {
     let text = ShortString::try_new("closed").unwrap_or_default();
     let _gone = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, text)).await;
 }

@@ -208,18 +208,7 @@ impl Topology {
     /// Makes whatever is missing.
     pub async fn declare(&self, connection: &Connection) -> Result<(), TopologyError> {
         let channel = channel(connection).await?;
-        for exchange in &self.exchanges {
-            exchange
-                .declare(&channel, false)
-                .await
-                .map_err(|e| fault("exchange", &exchange.name, &e))?;
-        }
-        for queue in &self.queues {
-            queue
-                .declare(&channel, false)
-                .await
-                .map_err(|e| fault("queue", &queue.name, &e))?;
-        }
+        self.objects(&channel, false).await?;
         for binding in &self.bindings {
             binding
                 .declare(&channel)
@@ -231,16 +220,25 @@ impl Topology {
 
     /// Looks whether every exchange and queue is there. Bindings and arguments cannot be seen over AMQP.
     pub async fn verify(&self, connection: &Connection) -> Result<(), TopologyError> {
-        let channel = channel(connection).await?;
+        self.objects(&channel(connection).await?, true).await
+    }
+
+    /// Declares the exchanges and queues that [`Self::verify`] found: nothing changes, and the broker refuses what has other
+    /// arguments, and a user who may not declare.
+    pub async fn verify_arguments(&self, connection: &Connection) -> Result<(), TopologyError> {
+        self.objects(&channel(connection).await?, false).await
+    }
+
+    async fn objects(&self, channel: &Channel, passive: bool) -> Result<(), TopologyError> {
         for exchange in &self.exchanges {
             exchange
-                .declare(&channel, true)
+                .declare(channel, passive)
                 .await
                 .map_err(|e| fault("exchange", &exchange.name, &e))?;
         }
         for queue in &self.queues {
             queue
-                .declare(&channel, true)
+                .declare(channel, passive)
                 .await
                 .map_err(|e| fault("queue", &queue.name, &e))?;
         }

@@ -2,13 +2,16 @@
 //!
 //! Here errors become one text with a remedy, and a number that scripts can use.
 
+mod check;
 mod dead;
+mod findings;
 mod jobs;
 mod publish;
 mod sandbox;
 mod schema;
 mod send;
 mod topology;
+mod trials;
 mod worker;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -47,6 +50,8 @@ enum Verb {
     Send(Box<jobs::JobsArgs>),
     /// Lists, shows, replays and discards dead letters.
     Dead(dead::Args),
+    /// Tries everything that a worker needs, and says what to do where something is missing.
+    Check(check::Args),
     /// Declares the queues and exchanges, or prints their definitions.
     Topology(topology::Args),
     /// Prints a JSON Schema.
@@ -80,14 +85,20 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     // The provider is chosen once for the process: reqwest and lapin are built without one of their own.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let quiet = !matches!(cli.verb, Verb::Worker(_) | Verb::Sandbox(_));
-    start_log(&config, quiet)?;
+    let level = match cli.verb {
+        Verb::Worker(_) | Verb::Sandbox(_) => config.log.level.as_str(),
+        // It says itself what went wrong.
+        Verb::Check(_) => "off",
+        _ => "warn",
+    };
+    start_log(&config, level)?;
     runtime.block_on(async {
         match cli.verb {
             Verb::Worker(args) => worker::run(config, args, cli.config).await,
             Verb::Publish(args) => publish::run(&config, &args).await,
             Verb::Send(args) => send::run(config, &args).await,
             Verb::Dead(args) => dead::run(&config, args).await,
+            Verb::Check(args) => check::run(&config, file(cli.config.as_deref()), args).await,
             Verb::Topology(args) => topology::run(&config, &args).await,
             Verb::Sandbox(args) => sandbox::run(&config, args).await,
             Verb::Schema(_) => Ok(()),
@@ -95,16 +106,19 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     })
 }
 
-/// The configuration: of the file that is named, else of the one in this folder, and of the environment.
-fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
-    let beside = || Some(Path::new("dingcard.toml")).filter(|path| path.exists());
-    let env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    Config::load(named.or_else(beside), env)
+/// The file that is named, else the one in this folder.
+fn file(named: Option<&Path>) -> Option<&Path> {
+    named.or_else(|| Some(Path::new("dingcard.toml")).filter(|path| path.exists()))
 }
 
-/// To standard error; a command that is `quiet` tells of trouble alone.
-fn start_log(config: &Config, quiet: bool) -> anyhow::Result<()> {
-    let level = if quiet { "warn" } else { config.log.level.as_str() };
+/// The configuration: of its file, and of the environment.
+fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
+    let env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    Config::load(file(named), env)
+}
+
+/// To standard error.
+fn start_log(config: &Config, level: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(level).map_err(|e| ConfigError::single("log.level", &e.to_string()))?;
     // lapin tells at error level of every lost connection, which the supervisor tells better.
     let filter = if level.contains("lapin") {

@@ -245,7 +245,7 @@ impl App {
 }
 
 /// The space models of a card that is made: without its type's model it cannot be delivered to a space.
-fn space_models(to: &[Space]) -> Map<String, Value> {
+pub(super) fn space_models(to: &[Space]) -> Map<String, Value> {
     let model = json!({"supportForward": true});
     let mut models = Map::new();
     if to.iter().any(|s| !s.is_group()) {
@@ -258,7 +258,7 @@ fn space_models(to: &[Space]) -> Map<String, Value> {
 }
 
 /// Whether the answer as a whole says success.
-fn succeeded(endpoint: Endpoint, answer: &Map<String, Value>) -> Result<(), Failure> {
+pub(super) fn succeeded(endpoint: Endpoint, answer: &Map<String, Value>) -> Result<(), Failure> {
     match truth(answer.get("success")) {
         Some(true) => Ok(()),
         Some(false) => Err(unreadable(endpoint, "success is false, without a code")),

@@ -37,6 +37,8 @@ pub(super) enum Endpoint {
     AccessToken,
     /// `POST /topapi/v2/user/getbymobile` (3)
     GetByMobile,
+    /// `POST /v1.0/card/instances` (5.3)
+    CreateInstances,
     /// `POST /v1.0/card/instances/createAndDeliver` (5.1)
     CreateAndDeliver,
     /// `POST /v1.0/card/instances/deliver` (5.3)
@@ -56,6 +58,7 @@ impl Endpoint {
             Self::GetToken => "gettoken",
             Self::AccessToken => "accessToken",
             Self::GetByMobile => "getbymobile",
+            Self::CreateInstances => "createInstances",
             Self::CreateAndDeliver => "createAndDeliver",
             Self::Deliver => "deliver",
             Self::UpdateInstances => "updateInstances",
@@ -83,6 +86,7 @@ impl Endpoint {
             Self::GetToken => (Method::GET, "/gettoken"),
             Self::AccessToken => (Method::POST, "/v1.0/oauth2/accessToken"),
             Self::GetByMobile => (Method::POST, "/topapi/v2/user/getbymobile"),
+            Self::CreateInstances => (Method::POST, "/v1.0/card/instances"),
             Self::CreateAndDeliver => (Method::POST, "/v1.0/card/instances/createAndDeliver"),
             Self::Deliver => (Method::POST, "/v1.0/card/instances/deliver"),
             Self::UpdateInstances => (Method::PUT, "/v1.0/card/instances"),
@@ -91,7 +95,7 @@ impl Endpoint {
         }
     }
 
-    /// The calls that an app with these settings can make.
+    /// The calls that jobs of an app with these settings can make.
     pub(super) fn of_app(app: &config::App) -> Vec<Self> {
         let token = match app.token_api {
             TokenApi::Oauth2 => Self::AccessToken,

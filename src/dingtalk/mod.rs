@@ -11,6 +11,7 @@ mod codes;
 mod error;
 mod remedy;
 mod token;
+mod trial;
 mod users;
 
 use std::collections::HashMap;

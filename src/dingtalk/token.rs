@@ -160,6 +160,13 @@ impl Tokens {
         }
     }
 
+    /// Fetches one whatever is known: what is refused is the credentials.
+    pub(super) async fn fetch_anew(&self, calls: &Calls, turn: Turn) -> Result<(), Failure> {
+        let token = self.fetch(calls, turn).await?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(token));
+        Ok(())
+    }
+
     /// Drops `refused`, unless another has taken its place meanwhile.
     pub(super) async fn reject(&self, refused: &Arc<Token>) {
         {

@@ -77,7 +77,7 @@ impl App {
         self.users.forget(user_id).await;
     }
 
-    async fn look_up(&self, mobile: &str, turn: Turn) -> Result<String, Failure> {
+    pub(super) async fn look_up(&self, mobile: &str, turn: Turn) -> Result<String, Failure> {
         let endpoint = Endpoint::GetByMobile;
         let body = json!({"mobile": mobile});
         let bare = mobile.trim_start_matches('+');

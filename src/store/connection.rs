@@ -73,7 +73,8 @@ enum State {
     Up(MultiplexedConnection),
     /// A question was not answered: nobody asks until the connection has proved itself.
     Doubted(MultiplexedConnection),
-    Away,
+    /// And why.
+    Away(String),
 }
 
 impl Redis {
@@ -113,6 +114,14 @@ impl Redis {
     /// Whether questions are answered, as far as is known.
     pub(super) fn serves(&self) -> bool {
         matches!(&*self.state(), State::Up(_))
+    }
+
+    /// Why it is away.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match &*self.state() {
+            State::Away(why) => Some(why.clone()),
+            State::Starting | State::Up(_) | State::Doubted(_) => None,
+        }
     }
 
     /// How many workers share it, as far as was seen of late.
@@ -185,22 +194,22 @@ impl Redis {
         match (connect(client, &probe).await, before) {
             (Ok((connection, present)), before) => {
                 self.saw(present);
-                if matches!(before, State::Away) {
+                if matches!(before, State::Away(_)) {
                     self.fleet_state().back = Some(Instant::now());
                 }
                 *self.state() = State::Up(connection);
                 self.metrics.redis_connected.set(1);
                 match before {
                     State::Starting => tracing::info!("redis is connected"),
-                    State::Away => tracing::info!("redis is back"),
+                    State::Away(_) => tracing::info!("redis is back"),
                     State::Up(_) | State::Doubted(_) => tracing::debug!("the connection to redis was replaced"),
                 }
             }
-            (Err(_), State::Away) => {}
+            (Err(_), State::Away(_)) => {}
             (Err(error), _) => {
-                *self.state() = State::Away;
-                self.metrics.redis_connected.set(0);
                 let why = describe(&error);
+                *self.state() = State::Away(why.clone());
+                self.metrics.redis_connected.set(0);
                 tracing::warn!(why, "redis is away: jobs go on, with what this worker knows by itself");
             }
         }

@@ -70,6 +70,15 @@ impl Store {
         Ok(Self::Redis(redis))
     }
 
+    /// Why nothing is shared at present, where a store is configured.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Self::InProcess => None,
+            Self::Redis(redis) => redis.trouble(),
+        }
+    }
+
     /// The name of a value of `kind`.
     #[must_use]
     pub fn key(&self, kind: &str, id: &[u8]) -> String {

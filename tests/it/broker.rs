@@ -12,6 +12,8 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+use crate::http::free_port;
+
 /// The program that runs private nodes.
 const NODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/rabbitmq/node");
 
@@ -42,6 +44,22 @@ impl Broker {
         let url = broker.node("start", &["--owner", &owner])?;
         url.trim().clone_into(&mut broker.url);
         Ok(broker)
+    }
+
+    /// A fresh node with RabbitMQ's management API, and that API's URL, without user and password.
+    pub(crate) fn with_management() -> (Self, String) {
+        let broker = Self::start();
+        let port = free_port(None).unwrap_or_else(|error| panic!("a port for the management API: {error}"));
+        let settings = format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n");
+        for (file, text) in [
+            ("enabled_plugins", "[rabbitmq_management].\n"),
+            ("rabbitmq.conf", &settings),
+        ] {
+            let path = broker.folder.path().join(file);
+            std::fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+        broker.restart();
+        (broker, format!("http://127.0.0.1:{port}"))
     }
 
     /// `amqp://…`, the same for the node's whole life.

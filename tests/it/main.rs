@@ -15,6 +15,7 @@
 
 mod broker;
 mod broker_life;
+mod check;
 mod commands;
 mod dead;
 mod delivery;

@@ -27,7 +27,7 @@ impl Letter {
     }
 }
 
-fn with_channel<T>(stand: &Stand, work: impl AsyncFnOnce(Channel) -> T) -> T {
+pub fn with_channel<T>(stand: &Stand, work: impl AsyncFnOnce(Channel) -> T) -> T {
     let url = &stand
         .env()
         .iter()
