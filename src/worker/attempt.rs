@@ -18,6 +18,7 @@ use crate::amqp::Delivery;
 use crate::dingtalk::{Failure, Space, Turn};
 use crate::ledger;
 use crate::outcome::{Class, Reason};
+use crate::retry;
 use crate::slice::Slice;
 
 /// An order that is worked on, with all that its slices need.
@@ -99,6 +100,24 @@ impl<'a> Attempt<'a> {
     /// Whether nobody worked on this order before.
     pub(super) fn is_first(&self, progress: &Progress) -> bool {
         self.delivery.is_none_or(Delivery::is_first) && progress.attempt == 1
+    }
+
+    /// The answer to a call that may be made again: with the immediate tries, of which throttling costs none.
+    pub(super) async fn until_answered<T, C>(&self, call: impl Fn() -> C) -> Result<T, Failure>
+    where
+        C: Future<Output = Result<T, Failure>>,
+    {
+        let mut waits = retry::immediate(&self.sender.config.retry);
+        loop {
+            match call().await {
+                Err(failure) if failure.class == Class::Throttle && failure.reason != Reason::Deadline => {}
+                Err(failure) if matches!(failure.class, Class::Transient | Class::Unknown) => match waits.next() {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => return Err(failure),
+                },
+                result => return result,
+            }
+        }
     }
 
     /// Whose turn its calls wait for.

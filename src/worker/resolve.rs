@@ -9,7 +9,6 @@ use super::{Attempt, Progress};
 use crate::dingtalk::{Failure, Space};
 use crate::job::Recipient;
 use crate::outcome::{Class, Outcome, Reason};
-use crate::retry;
 use crate::slice::{Card, Slice};
 
 /// Who of a slice is to be sent to.
@@ -71,21 +70,9 @@ async fn space(attempt: &Attempt<'_>, position: usize) -> Result<Space, Failure>
     match &attempt.order.job.to[position] {
         Recipient::UserId(id) => Ok(Space::User(id.clone())),
         Recipient::Conversation(id) => Ok(Space::Group(id.clone())),
-        Recipient::Mobile(mobile) => user_id(attempt, mobile).await.map(Space::User),
-    }
-}
-
-/// A look-up with the attempt's immediate tries; throttling costs none of them.
-async fn user_id(attempt: &Attempt<'_>, mobile: &str) -> Result<String, Failure> {
-    let mut waits = retry::immediate(&attempt.sender.config.retry);
-    loop {
-        match attempt.order.app.user_id(mobile, attempt.turn()).await {
-            Err(failure) if failure.class == Class::Throttle && failure.reason != Reason::Deadline => {}
-            Err(failure) if matches!(failure.class, Class::Transient | Class::Unknown) => match waits.next() {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(failure),
-            },
-            result => return result,
+        Recipient::Mobile(mobile) => {
+            let look_up = || attempt.order.app.user_id(mobile, attempt.turn());
+            attempt.until_answered(look_up).await.map(Space::User)
         }
     }
 }

@@ -6,7 +6,6 @@
 use super::{Attempt, Progress};
 use crate::dingtalk::Failure;
 use crate::outcome::{Class, Outcome, Reason};
-use crate::retry;
 use crate::slice::Slice;
 
 /// Updates the card of `slice`; where there is none, the cards of its halves.
@@ -59,26 +58,13 @@ pub(super) async fn update(attempt: &Attempt<'_>, earlier: &str, slice: Slice, p
 
 /// One update with the attempt's immediate tries. Repeating it is harmless, so a lost answer is like none.
 async fn update_card(attempt: &Attempt<'_>, earlier: &str, slice: &Slice) -> Result<(), Failure> {
-    let mut waits = retry::immediate(&attempt.sender.config.retry);
     let id = attempt.out_track_id(earlier, slice);
-    loop {
-        match attempt
-            .order
-            .app
-            .update(&id, &attempt.order.job.params, attempt.turn())
-            .await
-        {
-            Err(failure) if failure.class == Class::Throttle && failure.reason != Reason::Deadline => {}
-            Err(failure) if matches!(failure.class, Class::Transient | Class::Unknown) => match waits.next() {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(failure),
-            },
-            result => {
-                if !result.as_ref().is_err_and(|f| f.reason.holds()) {
-                    attempt.note_answer();
-                }
-                return result;
-            }
-        }
+    let (app, params) = (attempt.order.app, &attempt.order.job.params);
+    let update = || app.update(&id, params, attempt.turn());
+    let result = attempt.until_answered(update).await;
+    let unanswered = |f: &Failure| f.reason.holds() || !matches!(f.class, Class::Recipient | Class::Permanent);
+    if !result.as_ref().is_err_and(unanswered) {
+        attempt.note_answer();
     }
+    result
 }
