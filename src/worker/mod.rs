@@ -117,7 +117,8 @@ impl Worker {
         };
         let settled_and_told = async {
             if let Some(reply) = lived_and_settled.await {
-                reply.send(&self.publisher).await;
+                // Boxed, since few jobs have one and all would carry its room.
+                Box::pin(reply.send(&self.publisher)).await;
             }
         };
         tokio::select! {
