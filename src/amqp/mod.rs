@@ -9,6 +9,7 @@ mod delay;
 mod delivery;
 mod headers;
 mod publisher;
+mod quorum;
 mod topology;
 
 pub use self::connection::{Broker, ConnectError, Parts};
