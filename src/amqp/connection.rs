@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::consumer::{Consumer, Paces};
 use super::delivery::{Delivery, Queue};
 use super::publisher::{Pool, Publisher};
+use super::quorum::Line;
 use super::topology::{Names, Topology, TopologyError};
 use crate::config::{self, Config, ExposeSecret as _};
 use crate::health::Health;
@@ -280,7 +281,22 @@ impl Broker {
         parts.metrics.consuming.set(1);
         parts.health.broker_ready();
         tracing::info!(queues = consumers.len(), prefetch = self.settings.prefetch, "consuming");
+        let suspects = self.names.queue(&Queue::Suspect);
+        let line = Line {
+            connection: consuming,
+            queue: ShortString::try_new(suspects).unwrap_or_default(),
+            health: &parts.health,
+            metrics: &parts.metrics,
+        };
+        // A worker that drains stands in no line.
+        let watched = async {
+            tokio::select! {
+                never = line.watch(|message| on_delivery(Delivery::new(message, Queue::Suspect, session.clone()))) => match never {},
+                () = shutdown.draining() => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            never = watched => match never {},
             () = shutdown.aborted() => {
                 flush(&channels).await;
                 Ok(())

@@ -10,6 +10,7 @@ mod delivery;
 mod headers;
 mod management;
 mod publisher;
+mod quorum;
 mod replies;
 mod topology;
 mod trial;

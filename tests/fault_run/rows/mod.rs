@@ -4,6 +4,7 @@
 //! twice, no secret said. It publishes, waits for events, and asks; it starts and judges nothing itself.
 
 mod broker;
+mod cluster;
 mod dingtalk;
 mod holds;
 mod jobs;
@@ -14,12 +15,14 @@ mod workers;
 use crate::stage::Stage;
 
 /// Whose broker a row plays on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Own {
     /// One that other rows use as well.
     Shared,
     /// One that it may hurt.
     Private,
+    /// The same, as the first node of a cluster. Not in the small set.
+    Cluster,
 }
 
 /// One fault.
@@ -57,6 +60,7 @@ pub(crate) fn all() -> Vec<Row> {
     [
         workers::ROWS,
         broker::ROWS,
+        cluster::ROWS,
         redis::ROWS,
         dingtalk::ROWS,
         holds::ROWS,

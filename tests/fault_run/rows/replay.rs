@@ -14,6 +14,8 @@ pub(super) const ROWS: &[Row] = &[row(
     killed,
 )];
 
+/// As many letters as the promise says.
+const LETTERS: usize = 10_000;
 /// How long the replay takes where nobody kills it, as far as the broker keeps up.
 const REPLAY: Duration = Duration::from_secs(3);
 /// How long the live traffic lasts longer than that, besides the time to publish it: so many jobs a second.
@@ -21,6 +23,7 @@ const LIVE: Duration = Duration::from_secs(1);
 const PUBLISHED: f64 = 250.0;
 
 fn killed(stage: &mut Stage) -> Result<(), String> {
+    stage.run.jobs = stage.run.jobs.min(2 * LETTERS);
     // The dead are one app's, so that what is replayed can be told from the live traffic.
     stage.set_second_app();
     let refused = json!({"kind": "error", "endpoint": "createAndDeliver", "status": 400,

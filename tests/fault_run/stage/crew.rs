@@ -19,6 +19,11 @@ impl Stage {
         Ok(())
     }
 
+    /// One more.
+    pub(crate) fn add_worker(&mut self) -> Result<(), String> {
+        self.put_in(self.workers.len())
+    }
+
     fn begin_worker(&self) -> Result<Process, String> {
         self.begin(&["worker", "--listen", "127.0.0.1:0"])
     }
@@ -95,12 +100,17 @@ impl Stage {
                 let now = stage.each("dingcard_broker_reconnects_total", &[]);
                 now.iter().zip(before).all(|(now, before)| now > before)
             });
-            let ready = |w: &Worker| {
-                let url = w.metrics_url.replace("/metrics", "/readyz");
-                matches!(http::get(&url), Ok((200, _)))
-            };
-            (anew && stage.workers.iter().all(ready)).then(Instant::now)
+            (anew && stage.ready() == WORKERS).then(Instant::now)
         })
+    }
+
+    /// How many workers are ready.
+    pub(crate) fn ready(&self) -> usize {
+        let ready = |w: &&Worker| {
+            let url = w.metrics_url.replace("/metrics", "/readyz");
+            matches!(http::get(&url), Ok((200, _)))
+        };
+        self.workers.iter().filter(ready).count()
     }
 
     /// How often each worker has found the broker again.

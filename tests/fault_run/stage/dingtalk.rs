@@ -2,6 +2,7 @@
 //!
 //! Separate because it is a program of its own, reached over HTTP alone. Which fault a row needs is the row's business.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -39,6 +40,12 @@ impl Stage {
             Ok((status, answer)) => Err(format!("the sandbox: {status} {answer}")),
             Err(error) => Err(format!("the sandbox: {error}")),
         }
+    }
+
+    /// Where it listens.
+    pub(crate) fn sandbox_address(&self) -> Result<SocketAddr, String> {
+        let address = self.sandbox_url.trim_start_matches("http://").parse();
+        address.map_err(|_| format!("no address in {}", self.sandbox_url))
     }
 
     fn counts(&self) -> Result<Value, String> {
