@@ -5,7 +5,8 @@
 //! that one misreading cannot pass on both sides. It depends on the settings and on nothing else here.
 //!
 //! A call goes `api` (faults, token, limit) → `oapi`, `open_api`, `interactive`, `instances` (the endpoints' own
-//! rules) → `directory` (who is known) and `cards` (what was sent). `inbox` is the part that DingTalk has not.
+//! rules) → `directory` (who is known) and `cards` (what was sent). DingTalk has neither
+//! `inbox` and `page` (what was sent, for programs and people) nor `control` (faults and counts).
 
 mod answer;
 mod api;

@@ -127,7 +127,7 @@ impl Sandbox {
         });
     }
 
-    /// Seconds of processor time so far (proc_pid_stat(5), fields 14 and 15, in hundredths).
+    /// Seconds of processor time so far (`proc_pid_stat(5)`, fields 14 and 15, in hundredths).
     fn processor(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
         let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -137,7 +137,7 @@ impl Sandbox {
             .sum()
     }
 
-    /// Resident memory, now or at most, in bytes (proc_pid_status(5)).
+    /// Resident memory, now or at most, in bytes (`proc_pid_status(5)`).
     fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
@@ -205,7 +205,10 @@ fn main() {
     ] {
         let start = Instant::now();
         let answer = line.get(&format!("/sandbox/cards?{path}"));
-        println!("{:6.1} ms  /sandbox/cards?{path}", start.elapsed().as_secs_f64() * 1000.0);
+        println!(
+            "{:6.1} ms  /sandbox/cards?{path}",
+            start.elapsed().as_secs_f64() * 1000.0
+        );
         let found = usize::try_from(answer["total"].as_u64().unwrap()).unwrap();
         assert!(total.contains(&found), "{path}: {found}");
     }
