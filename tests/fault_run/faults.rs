@@ -87,7 +87,11 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let rows = if args.rate { rows::at_the_limit() } else { rows::all() };
+    let rows = if args.rate {
+        rows::at_the_limit(args.small)
+    } else {
+        rows::all()
+    };
     if args.list {
         for row in &rows {
             println!("{:<20} {}", row.name, row.holds);
