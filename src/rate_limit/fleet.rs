@@ -102,7 +102,7 @@ impl Fleet {
         #[allow(clippy::cast_precision_loss, reason = "a fleet has not that many workers")]
         self.store
             .fleet()
-            .map_or(rate.min(1.0), |size| rate / size.max(1) as f64)
+            .map_or(rate.min(1.0), |size| rate * HEADROOM / size.max(1) as f64)
     }
 
     /// Whether Redis gives out slots, as far as is known.
