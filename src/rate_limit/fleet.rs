@@ -51,7 +51,7 @@ else
   if before == 0 then
     redis.call('SET', KEYS[2], 1, 'PX', 1000)
   elseif before < late then
-    redis.call('INCR', KEYS[2])
+    redis.call('SET', KEYS[2], before + 1, 'KEEPTTL')
   else
     redis.call('SET', KEYS[2], math.min(before + 1, late + 20), 'PX', 1000)
   end
