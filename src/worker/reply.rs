@@ -11,6 +11,7 @@ use crate::amqp::{Delivery, PublishError, Publisher, ReplyTo};
 use crate::outcome::{Outcome, Reason};
 use crate::result::{JobResult, RecipientResult};
 use crate::retry::Schedule;
+use crate::shutdown::Shutdown;
 use crate::slice::Slices;
 
 /// How long a result is tried to be handed to the broker.
@@ -51,8 +52,9 @@ impl Reply {
         })
     }
 
-    /// Publishes it, again and again for a while. A queue that is gone has nobody who waits.
-    pub(super) async fn send(self, publisher: &Publisher) {
+    /// Publishes it, again and again for a while, but not beyond the end of `shutdown`. A queue that is gone has nobody who
+    /// waits.
+    pub(super) async fn send(self, publisher: &Publisher, shutdown: &Shutdown) {
         let body = serde_json::to_vec(&self.result).unwrap_or_default();
         let published = async {
             let mut schedule = Schedule::reconnect(Duration::from_secs(5));
@@ -71,7 +73,13 @@ impl Reply {
                 }
             }
         };
-        if tokio::time::timeout(PATIENCE, published).await.is_err() {
+        let published = async {
+            tokio::select! {
+                () = published => true,
+                () = shutdown.aborted() => false,
+            }
+        };
+        if !tokio::time::timeout(PATIENCE, published).await.unwrap_or(false) {
             tracing::warn!(
                 job = self.result.id,
                 reply_to = self.to.queue(),
