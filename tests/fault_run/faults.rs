@@ -57,6 +57,7 @@ const LAST_LINES: usize = 25;
 /// Starts private brokers, the sandbox and workers, injects one fault at a time, and says what was lost.
 #[derive(Debug, Parser)]
 #[command(name = "faults")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct Args {
     /// Jobs a row.
     #[arg(long, default_value_t = 500)]
@@ -70,9 +71,12 @@ struct Args {
     /// How often the broker is restarted, and killed; 10 without it, 2 in the small set.
     #[arg(long)]
     restarts: Option<u32>,
-    /// Rows at once.
-    #[arg(long, default_value_t = 3)]
-    lanes: usize,
+    /// Rows at once; 3 without it, with `--rate` 1.
+    #[arg(long)]
+    lanes: Option<usize>,
+    /// What the workers keep to at DingTalk's limit, instead of faults; each row has a number of jobs of its own.
+    #[arg(long)]
+    rate: bool,
     /// The table at the end as Markdown.
     #[arg(long)]
     markdown: bool,
@@ -83,7 +87,11 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let rows = rows::all();
+    let rows = if args.rate {
+        rows::at_the_limit(args.small)
+    } else {
+        rows::all()
+    };
     if args.list {
         for row in &rows {
             println!("{:<20} {}", row.name, row.holds);
@@ -118,6 +126,7 @@ fn start(args: &Args, rows: Vec<Row>) -> Result<bool, String> {
         interrupted: interruption()?,
     };
     let forgeries = verdict::can_fail()?;
+    stage::can_fail()?;
     println!("checker: all of {forgeries} forgeries were noticed");
     let begun = Instant::now();
     let board = Board::new(rows.len());
@@ -125,7 +134,7 @@ fn start(args: &Args, rows: Vec<Row>) -> Result<bool, String> {
     let queue: Mutex<VecDeque<(usize, Row)>> = Mutex::new(rows.into_iter().enumerate().collect());
     let results: Mutex<Vec<(usize, &'static str, Verdict)>> = Mutex::default();
     std::thread::scope(|scope| {
-        for _ in 0..args.lanes.max(1) {
+        for _ in 0..args.lanes.unwrap_or(if args.rate { 1 } else { 3 }).max(1) {
             scope.spawn(|| {
                 loop {
                     // The lock is let go before the row is played.
@@ -144,14 +153,16 @@ fn start(args: &Args, rows: Vec<Row>) -> Result<bool, String> {
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(place, ..)| *place);
     let lines: Vec<_> = results.iter().map(|(_, name, verdict)| (*name, verdict)).collect();
-    println!("\n{}", table::table(&lines, args.markdown));
+    let table = if args.rate { table::measured } else { table::table };
+    println!("\n{}", table(&lines, args.markdown));
     let held = lines.iter().filter(|(_, verdict)| verdict.holds()).count();
     let took = begun.elapsed().as_secs();
-    println!(
-        "{held} of {} rows held, {} jobs each, in {took} s",
-        lines.len(),
-        run.jobs
-    );
+    let jobs = if args.rate {
+        String::new()
+    } else {
+        format!(", {} jobs each", run.jobs)
+    };
+    println!("{held} of {} rows held{jobs}, in {took} s", lines.len());
     if run.interrupted.load(Ordering::Relaxed) {
         return Err("interrupted".to_owned());
     }

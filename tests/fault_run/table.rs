@@ -124,11 +124,28 @@ pub(crate) fn table(rows: &[(&str, &Verdict)], markdown: bool) -> String {
         cells.push(if v.holds() { "yes" } else { "NO" }.to_owned());
         lines.push(cells);
     }
+    laid_out(&lines, markdown)
+}
+
+/// What each row measured.
+pub(crate) fn measured(rows: &[(&str, &Verdict)], markdown: bool) -> String {
+    let cells = |name: &str, measured: String, held: &str| vec![name.to_owned(), measured, held.to_owned()];
+    let mut lines = vec![cells("row", "measured".to_owned(), "held")];
+    for (name, v) in rows {
+        let held = if v.holds() { "yes" } else { "NO" };
+        lines.push(cells(name, v.notes.join("; "), held));
+    }
+    laid_out(&lines, markdown)
+}
+
+/// The first line is the head; numbers, which are all but the first column, stand on the right.
+fn laid_out(lines: &[Vec<String>], markdown: bool) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| {
         let cells = lines.iter().filter_map(|cells| cells.get(column));
         cells.map(String::len).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     let padded = |cells: &Vec<String>| {
         let padded = cells.iter().zip(&widths).enumerate().map(|(n, (cell, width))| {
             if n == 0 {

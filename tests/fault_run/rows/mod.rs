@@ -4,9 +4,12 @@
 //! twice, no secret said. It publishes, waits for events, and asks; it starts and judges nothing itself.
 
 mod broker;
+mod calls;
 mod dingtalk;
 mod holds;
 mod jobs;
+mod neighbour;
+mod pace;
 mod redis;
 mod replay;
 mod workers;
@@ -52,7 +55,7 @@ const fn alone(name: &'static str, holds: &'static str, play: fn(&mut Stage) -> 
     }
 }
 
-/// Every row.
+/// Every fault.
 pub(crate) fn all() -> Vec<Row> {
     [
         workers::ROWS,
@@ -64,4 +67,10 @@ pub(crate) fn all() -> Vec<Row> {
         replay::ROWS,
     ]
     .concat()
+}
+
+/// No faults but what DingTalk allows: `tests/rate`.
+pub(crate) fn at_the_limit(small: bool) -> Vec<Row> {
+    let long = if small { &[] } else { pace::LONG };
+    [pace::ROWS, long, calls::ROWS, neighbour::ROWS].concat()
 }

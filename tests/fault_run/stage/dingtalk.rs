@@ -45,9 +45,11 @@ impl Stage {
         http::get_json(&format!("{}/sandbox/calls", self.sandbox_url)).map_err(|error| format!("the sandbox: {error}"))
     }
 
-    /// To how many recipients a card was shown.
+    /// How many cards were shown, each counted once for every recipient.
     pub(crate) fn delivered(&self) -> Result<u64, String> {
-        let delivered = self.counts()?["deliveries"]["recipients"].as_u64().unwrap_or(0);
+        let counts = self.counts()?;
+        let count = |key: &str| counts["deliveries"][key].as_u64().unwrap_or(0);
+        let delivered = count("total") - count("duplicates");
         self.progress.delivered.store(delivered, Ordering::Relaxed);
         Ok(delivered)
     }
