@@ -33,10 +33,10 @@ set(KEYS[1], slot + ARGV[1])
 if ARGV[2] == '1' then set(KEYS[2], slot + ARGV[1] / 2) end
 return {1, slot - now}";
 
-/// Counts a throttle answer. Up to half of a second's calls are taken for late ones that met punctual ones: a refused call
-/// fills no window, so it keeps its slot, and all others keep theirs (1). With more of them in a second the next slot moves
-/// by one slot, doubled with each answer that comes within a second of the one before, up to a second; and by the time that
-/// DingTalk named, where it named one (0).
+/// Moves the next slot after a throttle answer by the time that DingTalk named. Where it named none, up to half of a
+/// second's calls are taken for late ones that met punctual ones: such a call has lost its slot, and that is room enough.
+/// With more of them in a second the next slot moves by one slot, doubled with each answer that comes within a second of the
+/// one before, up to a second.
 ///
 /// KEYS: when the next slot is; how many answers came. ARGV: the distance of slots; the named time or 0, in microseconds.
 const THROTTLED: &str = "local time = redis.call('TIME')
@@ -48,9 +48,7 @@ if named > 0 then
 else
   local before = tonumber(redis.call('GET', KEYS[2])) or 0
   local late = math.max(1, math.floor(500000 / ARGV[1]))
-  if before == 0 then
-    redis.call('SET', KEYS[2], 1, 'PX', 1000)
-  elseif before < late then
+  if before > 0 and before < late then
     redis.call('SET', KEYS[2], before + 1, 'KEEPTTL')
   else
     redis.call('SET', KEYS[2], math.min(before + 1, late + 20), 'PX', 1000)
@@ -59,7 +57,7 @@ else
   slot = slot + math.min(ARGV[1] * 2 ^ (before - late), 1000000)
 end
 redis.call('SET', KEYS[1], string.format('%.0f', slot), 'PX', math.ceil((slot - now) / 1000) + 1000)
-return 0";
+return 1";
 
 /// One limit as all workers share it.
 #[derive(Debug)]
@@ -76,14 +74,6 @@ pub(super) enum Turn {
     At(Instant),
     /// An urgent caller of the fleet goes first; ask again then.
     After(Instant),
-}
-
-/// What a throttle answer comes to.
-pub(super) enum Throttled {
-    /// Only that call is made again, then.
-    Keep(Instant),
-    /// All workers call later.
-    Slowed,
 }
 
 impl Fleet {
@@ -106,18 +96,12 @@ impl Fleet {
         Some(if given == 1 { Turn::At(at) } else { Turn::After(at) })
     }
 
-    /// All workers wait for what DingTalk named, or slow down, or the refused call has its slot yet, at the time given.
-    /// `None` where they were not told.
-    pub(super) async fn throttled(&self, rate: f64, named: Option<Duration>) -> Option<Throttled> {
+    /// All workers wait for what DingTalk named, or slow down. Whether they were told.
+    pub(super) async fn throttled(&self, rate: f64, wait: Option<Duration>) -> bool {
         let keys = [self.slot.as_str(), &self.throttled];
-        let named = u64::try_from(named.unwrap_or_default().as_micros()).unwrap_or(u64::MAX);
-        let distance = distance(rate);
-        let kept: u8 = self.store.run(THROTTLED, &keys, &[distance, named]).await?;
-        Some(if kept == 1 {
-            Throttled::Keep(Instant::now() + Duration::from_micros(distance))
-        } else {
-            Throttled::Slowed
-        })
+        let named = u64::try_from(wait.unwrap_or_default().as_micros()).unwrap_or(u64::MAX);
+        let told: Option<u8> = self.store.run(THROTTLED, &keys, &[distance(rate), named]).await;
+        told.is_some()
     }
 
     /// What this worker takes of `rate` while Redis is away: its share of the fleet that was seen last, or one a second

@@ -45,8 +45,6 @@ struct State {
     next: Instant,
     /// A permit that somebody waits for, or waited for and gave up.
     permit: Option<Instant>,
-    /// The slots of calls that were refused.
-    kept: Vec<Instant>,
     /// Calls a second after the last cut.
     rate: f64,
     /// When that was.
@@ -95,7 +93,6 @@ impl Limiter {
         let state = Mutex::new(State {
             next: now,
             permit: None,
-            kept: Vec::new(),
             rate: per_second,
             cut_at: now,
         });
@@ -125,10 +122,6 @@ impl Limiter {
             if self.is_unlimited() && self.state().next <= Instant::now() {
                 return;
             }
-            if let Some(at) = self.kept() {
-                tokio::time::sleep_until(at).await;
-                return;
-            }
             let _turn = self.turn.lock().await;
             match self.permit(urgent).await {
                 fleet::Turn::At(time) => {
@@ -154,22 +147,19 @@ impl Limiter {
         let named = wait.filter(|wait| *wait >= WINDOW);
         let told = match &self.fleet {
             Some(fleet) => fleet.throttled(self.configured, named).await,
-            None => None,
+            None => false,
         };
         let now = Instant::now();
         let rate = self.uncut();
         let mut state = self.state();
-        if let Some(fleet::Throttled::Keep(at)) = told {
-            state.kept.push(at);
-        }
-        if told.is_some() && named.is_none() {
+        if told && named.is_none() {
             return;
         }
         state.next = state.next.max(now + wait.unwrap_or(WINDOW));
         state.permit = None;
         // Calls that were under way together are refused together; that is one cut.
         let cut_anew = state.rate >= self.configured || now - state.cut_at >= WINDOW;
-        if told.is_none() && !self.is_unlimited() && cut_anew {
+        if !told && !self.is_unlimited() && cut_anew {
             state.rate = (rate * CUT).max(SLOWEST.min(self.configured));
             state.cut_at = now;
         }
@@ -210,21 +200,11 @@ impl Limiter {
         }
     }
 
-    /// The slot of a call that was refused, for the same call or another.
-    fn kept(&self) -> Option<Instant> {
-        let mut state = self.state();
-        state.kept.retain(|at| self.is_good(at));
-        state.kept.pop()
-    }
-
-    /// Whether a permit can still be used: one that nobody used in its time could meet the next.
-    fn is_good(&self, permit: &Instant) -> bool {
-        permit.elapsed().as_secs_f64() * self.configured < 1.0
-    }
-
     /// When the next call of this worker may be made.
     async fn permit(&self, urgent: bool) -> fleet::Turn {
-        let left_over = self.state().permit.filter(|at| self.is_good(at));
+        // One that nobody used in its time could meet the next.
+        let is_good = |at: &Instant| at.elapsed().as_secs_f64() * self.configured < 1.0;
+        let left_over = self.state().permit.filter(is_good);
         if let Some(at) = left_over {
             return fleet::Turn::At(at);
         }
@@ -359,7 +339,6 @@ mod tests {
         for _ in 0..9 + 4 {
             limiter.throttled(None).await;
         }
-        limiter.state().kept.clear();
         limiter.acquire(false).await;
         assert!(begun.elapsed() >= Duration::from_millis(15 * 50));
     }
@@ -377,16 +356,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_met_a_full_window_keeps_its_slot_and_stops_nobody() {
+    async fn a_call_that_met_a_full_window_delays_nobody() {
         let server = RedisServer::start();
-        let limiter = Limiter::new(2.0, Gate::default()).shared(&store(&server.url()).await, "default", "deliver");
+        let limiter = Limiter::new(0.5, Gate::default()).shared(&store(&server.url()).await, "default", "deliver");
         limiter.acquire(false).await;
         let slot = next_slot(&server);
         limiter.throttled(Some(Duration::from_millis(999))).await;
-        limiter.acquire(false).await;
         assert_eq!(next_slot(&server), slot);
-        limiter.acquire(false).await;
-        assert!(next_slot(&server) > slot);
     }
 
     #[tokio::test]
