@@ -11,6 +11,7 @@ mod publish;
 mod sandbox;
 mod schema;
 mod send;
+mod systemd;
 mod topology;
 mod trials;
 mod worker;
