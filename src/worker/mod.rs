@@ -36,6 +36,7 @@ use crate::job::Job;
 use crate::ledger;
 use crate::metrics::Metrics;
 use crate::outcome::{Class, Reason, UNKNOWN_APP};
+use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;
 
 pub use self::drain::{Left, drain};
@@ -56,6 +57,7 @@ pub struct Worker {
     publisher: Publisher,
     holds: Holds,
     metrics: Arc<Metrics>,
+    repeats: Repeats,
 }
 
 impl Worker {
@@ -78,6 +80,7 @@ impl Worker {
             names,
             publisher,
             metrics,
+            repeats: Repeats::default(),
         }
     }
 
@@ -117,7 +120,7 @@ impl Worker {
         };
         let settled_and_told = async {
             if let Some(reply) = lived_and_settled.await {
-                reply.send(&self.publisher).await;
+                reply.send(&self.publisher, &self.repeats).await;
             }
         };
         tokio::select! {
