@@ -5,11 +5,13 @@
 mod check;
 mod dead;
 mod findings;
+mod health;
 mod jobs;
 mod publish;
 mod sandbox;
 mod schema;
 mod send;
+mod systemd;
 mod topology;
 mod trials;
 mod worker;
@@ -52,6 +54,8 @@ enum Verb {
     Dead(dead::Args),
     /// Tries everything that a worker needs, and says what to do where something is missing.
     Check(check::Args),
+    /// Says whether a running worker is ready, for health checks.
+    Health(health::Args),
     /// Declares the queues and exchanges, or prints their definitions.
     Topology(topology::Args),
     /// Prints a JSON Schema.
@@ -99,6 +103,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Send(args) => send::run(config, &args).await,
             Verb::Dead(args) => dead::run(&config, args).await,
             Verb::Check(args) => check::run(&config, file(cli.config.as_deref()), args).await,
+            Verb::Health(args) => health::run(&config, args).await,
             Verb::Topology(args) => topology::run(&config, &args).await,
             Verb::Sandbox(args) => sandbox::run(&config, args).await,
             Verb::Schema(_) => Ok(()),

@@ -36,6 +36,7 @@ use crate::job::Job;
 use crate::ledger;
 use crate::metrics::Metrics;
 use crate::outcome::{Class, Reason, UNKNOWN_APP};
+use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;
 
 pub use self::drain::{Left, drain};
@@ -56,6 +57,7 @@ pub struct Worker {
     publisher: Publisher,
     holds: Holds,
     metrics: Arc<Metrics>,
+    repeats: Repeats,
 }
 
 impl Worker {
@@ -78,6 +80,7 @@ impl Worker {
             names,
             publisher,
             metrics,
+            repeats: Repeats::default(),
         }
     }
 
@@ -106,7 +109,7 @@ impl Worker {
         tokio::select! {
             reply = self.settle(delivery, shutdown) => if let Some(reply) = reply {
                 // Boxed, since few jobs have one and all would carry its room.
-                Box::pin(reply.send(&self.publisher, shutdown)).await;
+                Box::pin(reply.send(&self.publisher, &self.repeats, shutdown)).await;
             },
             () = shutdown.aborted() => {}
         }

@@ -5,10 +5,13 @@
 
 use std::time::Duration;
 
+use tracing::Level;
+
 use super::Progress;
 use super::settle::Settlement;
 use crate::amqp::{Delivery, PublishError, Publisher, ReplyTo};
 use crate::outcome::{Outcome, Reason};
+use crate::repeats::Repeats;
 use crate::result::{JobResult, RecipientResult};
 use crate::retry::Schedule;
 use crate::shutdown::Shutdown;
@@ -54,7 +57,7 @@ impl Reply {
 
     /// Publishes it, again and again for a while, but not beyond the end of `shutdown`. A queue that is gone has nobody who
     /// waits.
-    pub(super) async fn send(self, publisher: &Publisher, shutdown: &Shutdown) {
+    pub(super) async fn send(self, publisher: &Publisher, repeats: &Repeats, shutdown: &Shutdown) {
         let body = serde_json::to_vec(&self.result).unwrap_or_default();
         let published = async {
             let mut schedule = Schedule::reconnect(Duration::from_secs(5));
@@ -80,11 +83,15 @@ impl Reply {
             }
         };
         if !tokio::time::timeout(PATIENCE, published).await.unwrap_or(false) {
-            tracing::warn!(
-                job = self.result.id,
-                reply_to = self.to.queue(),
-                "a result was not confirmed and is given up; what it tells of is settled all the same"
-            );
+            let event = "a result was not confirmed";
+            repeats.write(Level::WARN, event, &self.result.app, Reason::None, || {
+                tracing::warn!(
+                    app = self.result.app,
+                    job = self.result.id,
+                    reply_to = self.to.queue(),
+                    "{event} and is given up; what it tells of is settled all the same"
+                );
+            });
         }
     }
 }
