@@ -1,4 +1,4 @@
-//! Telling systemd what the worker does, where it asks to be told (`NOTIFY_SOCKET`, sd_notify(3)).
+//! Telling systemd what the worker does, where it asks to be told (`NOTIFY_SOCKET`, `sd_notify(3)`).
 //!
 //! Separate because it is one audience of what `health` knows, as `admin` is another. Without that variable nothing is sent.
 //! A worker is ready once it consumes; whoever makes systemd wait for that (`Type=notify`) makes its start fail while the

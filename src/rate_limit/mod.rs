@@ -2,7 +2,7 @@
 //!
 //! Separate because a limit is shared by everything that calls, and must be exact whoever calls. It paces evenly: DingTalk
 //! counts in windows of one second, where a bucket with a burst would pass more than its rate. Where workers share a store,
-//! the pace is the fleet's ([`fleet`]); without one, and while it is away, the worker's own. It sends nothing and knows no
+//! the pace is the fleet's (`fleet`); without one, and while it is away, the worker's own. It sends nothing and knows no
 //! answer; whoever was throttled says so here.
 
 mod fleet;

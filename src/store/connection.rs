@@ -35,7 +35,7 @@ const FLEET_MEMORY: Duration = Duration::from_secs(15);
 /// All workers notice within this time that Redis is back.
 const SETTLING: Duration = Duration::from_secs(4);
 
-/// Notes the worker ARGV[1] as present for ARGV[2] microseconds, by the server's clock; how many are.
+/// Notes the worker `ARGV[1]` as present for `ARGV[2]` microseconds, by the server's clock; how many are.
 const PRESENT: &str = "local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 redis.call('ZADD', KEYS[1], now, ARGV[1])
