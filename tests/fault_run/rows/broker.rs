@@ -209,7 +209,7 @@ fn wire_waiting(stage: &Stage, queues: &[String]) -> Result<u32, String> {
 fn queue_deleted(stage: &mut Stage) -> Result<(), String> {
     stage.start_workers()?;
     // Far enough that all are in the levels before the first is back.
-    let due = Timestamp::now() + SignedDuration::from_secs(8 + stage.run.jobs.cast_signed() as i64 / 1000);
+    let due = Timestamp::now() + SignedDuration::from_secs(8 + stage.run.jobs.cast_signed() as i64 / 250);
     let jobs: Vec<_> = (0..stage.run.jobs)
         .map(|number| {
             let mut job = Stage::job(number);
@@ -331,7 +331,8 @@ fn unroutable(stage: &mut Stage) -> Result<(), String> {
     stage.publish_raw(&gone)?;
     stage.evidence.doomed.extend(gone.iter().map(|raw| raw.id.clone()));
     // A hundred a second, so that the delay is looked at and not the speed of the worker.
-    let base = Timestamp::now() + SignedDuration::from_secs(5 + stage.run.jobs.cast_signed() as i64 / 1000);
+    // The first comes due when the last is published, even where the machine is busy.
+    let base = Timestamp::now() + SignedDuration::from_secs(5 + stage.run.jobs.cast_signed() as i64 / 250);
     let due = |number: usize| base + SignedDuration::from_millis(10 * number.cast_signed() as i64);
     let jobs: Vec<_> = (0..stage.run.jobs)
         .map(|number| {

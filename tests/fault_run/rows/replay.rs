@@ -37,8 +37,9 @@ fn killed(stage: &mut Stage) -> Result<(), String> {
     wait_letters(stage, &dead, half)?;
 
     let lasting = REPLAY + LIVE + Duration::from_secs_f64(stage.run.jobs as f64 / PUBLISHED);
-    // All that may be in work is for twice as many jobs as are live.
-    stage.stretch(2 * lasting)?;
+    // All that may be in work is for twice as many jobs as are live. Until the kill they take much longer: on a busy machine
+    // the replay does as well.
+    stage.stretch(10 * lasting)?;
     stage.publish(&live)?;
     let rate = (half as f64 / REPLAY.as_secs_f64()).to_string();
     let mut first = stage.begin(&["dead", "replay", "--all", "--rate", &rate])?;
@@ -50,6 +51,7 @@ fn killed(stage: &mut Stage) -> Result<(), String> {
     })?;
     first.kill();
     let live_sent = sent(stage, "default");
+    stage.stretch(2 * lasting)?;
     stage.demand(live_sent < live.len() as f64, || {
         "the live traffic had ended before the replay was killed".to_owned()
     });
