@@ -16,7 +16,7 @@
 //! | `dead_letters` | why a letter is dead, and what a replay publishes |
 //! | `retry` | when to try again |
 //! | `metrics`, `health`, `admin` | what is told: families, readiness, and the server that tells |
-//! | `repeats` | which of many like log lines are written |
+//! | `repeats`, `otel` | which of many like log lines are written, and where spans go |
 //! | `shutdown` | how work is told to stop |
 //! | `sandbox` | a DingTalk for development and tests; shares nothing with `dingtalk` |
 //! | `cli` | a verb a file, and the only place that wires these together |
@@ -34,6 +34,7 @@ pub mod health;
 pub mod job;
 pub mod ledger;
 pub mod metrics;
+pub mod otel;
 pub mod outcome;
 pub mod rate_limit;
 pub mod repeats;

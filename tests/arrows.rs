@@ -13,8 +13,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "worker",
         &[
-            "amqp", "dingtalk", "ledger", "retry", "repeats", "health", "job", "result", "slice", "outcome", "metrics",
-            "config", "shutdown",
+            "amqp", "dingtalk", "ledger", "retry", "repeats", "otel", "health", "job", "result", "slice", "outcome",
+            "metrics", "config", "shutdown",
         ],
     ),
     ("dead_letters", &["amqp", "job", "outcome", "config"]),
@@ -44,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["config", "metrics"]),
     ("retry", &["outcome", "config"]),
     ("repeats", &["outcome"]),
+    ("otel", &["config"]),
     ("metrics", &["outcome"]),
     ("health", &["outcome"]),
     ("job", &[]),
@@ -144,6 +145,7 @@ fn what_only_one_file_may_know_stands_nowhere_else() {
         ("basic_publish", &["amqp/publisher.rs"]),
         ("reqwest::", &["dingtalk/client.rs", "amqp/management.rs"]),
         ("redis::", &["store/"]),
+        ("opentelemetry", &["otel/export.rs"]),
         ("anyhow", &["cli/"]),
         ("clap", &["cli/"]),
     ] {

@@ -9,7 +9,7 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::types::ShortString;
 use tokio_util::sync::CancellationToken;
 
-use super::headers::{Headers, delivery_count};
+use super::headers::{Headers, delivery_count, text};
 use crate::config::DEFAULT_APP;
 
 /// A queue where jobs arrive.
@@ -140,6 +140,12 @@ impl Delivery {
     #[must_use]
     pub fn headers(&self) -> &Headers {
         &self.headers
+    }
+
+    /// A header that the producer gave, where it is text.
+    #[must_use]
+    pub fn header(&self, key: &str) -> Option<String> {
+        text(self.properties(), key)
     }
 
     /// The queue that it arrived by.

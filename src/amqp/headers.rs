@@ -42,7 +42,7 @@ impl Headers {
     /// Reads them; what is missing or not of its type counts as absent.
     #[must_use]
     pub fn read(properties: &BasicProperties) -> Self {
-        let text = |key: &str| header(properties, key).and_then(as_text);
+        let text = |key: &str| text(properties, key);
         let time = |key: &str| text(key).and_then(|t| t.parse().ok());
         let attempt = header(properties, "dingcard-attempt")
             .and_then(as_number)
@@ -166,6 +166,11 @@ pub fn published_at(properties: &BasicProperties) -> Option<SystemTime> {
         .and_then(|ms| u64::try_from(ms).ok());
     let millis = exact.or_else(|| properties.timestamp().and_then(|s| s.checked_mul(1000)))?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
+}
+
+/// A header that is text.
+pub(super) fn text(properties: &BasicProperties, key: &str) -> Option<String> {
+    header(properties, key).and_then(as_text)
 }
 
 fn header<'a>(properties: &'a BasicProperties, key: &str) -> Option<&'a AMQPValue> {

@@ -22,9 +22,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
 use crate::config::{Config, ConfigError, LogFormat};
+use crate::otel::{self, Exporter};
 
 /// Exit code of a verb that failed.
 const FAILED: u8 = 1;
@@ -96,10 +99,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Check(_) => "off",
         _ => "warn",
     };
-    start_log(&config, level)?;
+    let exporter = match cli.verb {
+        Verb::Worker(_) => Exporter::new(&config)?,
+        _ => None,
+    };
+    start_log(&config, level, exporter.as_ref())?;
     runtime.block_on(async {
         match cli.verb {
-            Verb::Worker(args) => worker::run(config, args, cli.config).await,
+            Verb::Worker(args) => worker::run(config, args, cli.config, exporter).await,
             Verb::Publish(args) => publish::run(&config, &args).await,
             Verb::Send(args) => send::run(config, &args).await,
             Verb::Dead(args) => dead::run(&config, args).await,
@@ -123,8 +130,8 @@ fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
     Config::load(file(named), env)
 }
 
-/// To standard error.
-fn start_log(config: &Config, level: &str) -> anyhow::Result<()> {
+/// Lines to standard error, and spans to `exporter`. Neither takes what is the other's.
+fn start_log(config: &Config, level: &str, exporter: Option<&Exporter>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(level).map_err(|e| ConfigError::single("log.level", &e.to_string()))?;
     // lapin tells at error level of every lost connection, which the supervisor tells better.
     let filter = if level.contains("lapin") {
@@ -132,15 +139,15 @@ fn start_log(config: &Config, level: &str) -> anyhow::Result<()> {
     } else {
         filter.add_directive("lapin=off".parse()?)
     };
+    let filter = filter.add_directive(format!("{}=off", otel::TARGET).parse()?);
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour);
-    match config.log.format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
+    let lines = match config.log.format {
+        LogFormat::Text => lines.with_target(false).with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
+    };
+    let layers: Vec<_> = std::iter::once(lines).chain(exporter.map(Exporter::layer)).collect();
+    tracing_subscriber::registry().with(layers).init();
     Ok(())
 }
 

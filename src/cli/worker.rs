@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
@@ -17,6 +18,7 @@ use crate::dingtalk::DingTalk;
 use crate::health::Health;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::otel::Exporter;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::worker::{Sender, Worker, drain};
@@ -29,7 +31,12 @@ pub(super) struct Args {
     listen: Option<SocketAddr>,
 }
 
-pub(super) async fn run(config: Config, args: Args, file: Option<PathBuf>) -> anyhow::Result<()> {
+pub(super) async fn run(
+    config: Config,
+    args: Args,
+    file: Option<PathBuf>,
+    exporter: Option<Exporter>,
+) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let apps = config.served_apps()?;
     for unserved in config.apps.keys().filter(|name| !apps.contains(&name.as_str())) {
@@ -82,10 +89,16 @@ pub(super) async fn run(config: Config, args: Args, file: Option<PathBuf>) -> an
         shutdown.draining().await;
         health.draining();
         tracing::info!(in_work = jobs.len(), grace = ?config.shutdown_grace, "draining: nothing more is taken");
-        drain(&jobs, config.shutdown_grace, &shutdown).await
+        let begun = Instant::now();
+        (drain(&jobs, config.shutdown_grace, &shutdown).await, begun)
     };
-    let (left, ()) = tokio::join!(stop, broker.run(&parts, &shutdown, on_delivery));
+    let ((left, begun), ()) = tokio::join!(stop, broker.run(&parts, &shutdown, on_delivery));
     serving.await?.context("serve /metrics")?;
+    if let Some(exporter) = exporter {
+        exporter
+            .flush(config.shutdown_grace.saturating_sub(begun.elapsed()))
+            .await;
+    }
     tracing::info!(in_work = left.begun_with, given_back = left.given_back, "stopped");
     Ok(())
 }

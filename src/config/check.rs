@@ -62,6 +62,17 @@ impl Config {
             "redis.url",
             "a redis:// or rediss:// URL is needed",
         );
+        let endpoint = self.otel.endpoint.as_deref();
+        refuse(
+            endpoint.is_some() && !cfg!(feature = "otlp"),
+            "otel.endpoint",
+            "this dingcard was built without OpenTelemetry (cargo's feature `otlp`): leave it out, or build with it",
+        );
+        refuse(
+            endpoint.is_some_and(|url| !is_plain_base(url)),
+            "otel.endpoint",
+            "an http:// or https:// URL without user and query is needed (OTEL_EXPORTER_OTLP_HEADERS holds credentials)",
+        );
         refuse(self.retry.max_attempts == 0, "retry.max_attempts", "at least 1");
         refuse(
             !(1.0..=100.0).contains(&self.retry.multiplier),
@@ -123,6 +134,12 @@ impl App {
             (!untouched && self.robot_code.is_none(), ".robot_code", "missing"),
         ]
     }
+}
+
+/// Whether paths can be added to `url`, and it can be shown to anybody.
+fn is_plain_base(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && !rest.contains(['?', '#', '@', ' ']))
 }
 
 /// Whether `name` can be an app's.

@@ -411,6 +411,34 @@ mod tests {
     const APP: &str = "[apps.default]\napp_key='k'\napp_secret='s3cret-of-app'\nrobot_code='r'\n";
 
     #[test]
+    #[cfg(feature = "otlp")]
+    fn a_collector_is_a_base_url_that_can_be_shown_to_anybody() {
+        let of = |url: &str| load(&format!("{APP}[otel]\nendpoint='{url}'\n"), &[]);
+        for url in ["http://127.0.0.1:4318", "https://otel.example/base/"] {
+            assert_eq!(of(url).unwrap().otel.endpoint.as_deref(), Some(url));
+        }
+        for url in [
+            "127.0.0.1:4318",
+            "http://",
+            "https://user:pa55word@h/",
+            "https://h/?key=pa55word",
+        ] {
+            let problem = of(url).unwrap_err().problems.remove(0);
+            assert_eq!(problem.key, "otel.endpoint");
+            assert!(!problem.message.contains("pa55word"), "{problem:?}");
+        }
+        assert!(load(APP, &[]).unwrap().otel.endpoint.is_none());
+    }
+
+    #[test]
+    #[cfg(not(feature = "otlp"))]
+    fn a_build_without_opentelemetry_refuses_a_collector() {
+        let problem = problem(&format!("{APP}[otel]\nendpoint='http://127.0.0.1:4318'\n"), &[]);
+        assert_eq!(problem.key, "otel.endpoint");
+        assert!(problem.message.contains("built without OpenTelemetry"), "{problem:?}");
+    }
+
+    #[test]
     fn the_embedded_defaults_are_a_configuration() {
         let config = Config::load(None, []).unwrap();
         assert_eq!(config.amqp.namespace, "dingcard");

@@ -59,6 +59,8 @@ pub struct Config {
     pub redis: Redis,
     /// Logging.
     pub log: Log,
+    /// Traces.
+    pub otel: Otel,
     /// The sandbox.
     pub sandbox: Sandbox,
 }
@@ -274,6 +276,14 @@ pub enum LogFormat {
     Text,
     /// For machines.
     Json,
+}
+
+/// `[otel]`
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Otel {
+    /// Base URL of an OpenTelemetry collector; without it no spans are made.
+    pub endpoint: Option<String>,
 }
 
 impl Config {

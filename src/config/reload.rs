@@ -23,6 +23,7 @@ impl Config {
             ("retry", differ(&self.retry, &new.retry)),
             ("redis", differ(&self.redis, &new.redis)),
             ("log", differ(&self.log, &new.log)),
+            ("otel", differ(&self.otel, &new.otel)),
         ]
         .into_iter()
         .filter(|(_, differs)| *differs)

@@ -97,6 +97,11 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Which attempt at the job it is.
+    pub(super) fn number(&self) -> u32 {
+        self.delivery.map_or(1, |delivery| delivery.headers().attempt)
+    }
+
     /// Whether nobody worked on this order before.
     pub(super) fn is_first(&self, progress: &Progress) -> bool {
         self.delivery.is_none_or(Delivery::is_first) && progress.attempt == 1

@@ -12,6 +12,7 @@ mod resolve;
 mod send;
 mod sender;
 mod settle;
+mod spans;
 mod update;
 
 use std::panic::AssertUnwindSafe;
@@ -22,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use self::attempt::Attempt;
 use self::hold::{Admission, Holds};
@@ -120,12 +122,18 @@ impl Worker {
         self.metrics.jobs_in_flight.inc();
         let _in_flight = InFlight(&self.metrics);
         let sender = self.sender();
+        let span = spans::consume(&delivery);
         let living = AssertUnwindSafe(self.life(&sender, &delivery, shutdown)).catch_unwind();
         let settlement = living
+            .instrument(span.clone())
             .await
             .unwrap_or_else(|panic| Settlement::panicked(&delivery, panic.as_ref()));
         let reply = Reply::of(&delivery, &settlement);
-        let settled = settle::settle(self, delivery, settlement).await;
+        let settling = spans::settle(&span, &delivery);
+        for span in [&span, &settling] {
+            spans::decided(span, &settlement);
+        }
+        let settled = settle::settle(self, delivery, settlement).instrument(settling).await;
         reply.filter(|_| settled == Settled::Done)
     }
 

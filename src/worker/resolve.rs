@@ -4,8 +4,9 @@
 //! costs its recipient, never the slice.
 
 use futures_util::future::join_all;
+use tracing::Instrument as _;
 
-use super::{Attempt, Progress};
+use super::{Attempt, Progress, spans};
 use crate::dingtalk::{Failure, Space};
 use crate::job::Recipient;
 use crate::outcome::{Class, Outcome, Reason};
@@ -23,7 +24,10 @@ pub(super) struct Resolved {
 
 /// Looks up whoever is open in `slice`. `None` where nobody is left to be sent to.
 pub(super) async fn resolve(attempt: &Attempt<'_>, slice: Slice, progress: &mut Progress) -> Option<Resolved> {
-    let looked_up = join_all(slice.open().iter().map(|position| space(attempt, *position))).await;
+    let span = spans::resolve(attempt, slice.open().len());
+    let looking_up = join_all(slice.open().iter().map(|position| space(attempt, *position)));
+    let looked_up = looking_up.instrument(span.clone()).await;
+    spans::answered(span, looked_up.iter().find_map(|answer| answer.as_ref().err()));
     let looked_up: Vec<_> = slice.open().iter().copied().zip(looked_up).collect();
     let mut slice = slice;
     let (mut found, mut unknown) = (Vec::new(), Vec::new());

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::resolve::{Resolved, resolve};
-use super::{Attempt, Progress};
+use super::{Attempt, Progress, spans};
 use crate::config::CardApi;
 use crate::dingtalk::{self, Delivered, Failure, Space};
 use crate::outcome::{Class, Outcome, Reason};
@@ -105,11 +106,15 @@ impl Call<'_> {
         };
         let spaces: Vec<Space> = batch.iter().map(|(_, space)| space.clone()).collect();
         let app = attempt.order.app;
+        let span = spans::send(attempt, spaces.len());
         let answer = if slice.card == Card::Shown {
-            app.deliver(&card, &spaces, attempt.turn()).await
+            let deliver = app.deliver(&card, &spaces, attempt.turn());
+            deliver.instrument(span.clone()).await
         } else {
-            app.send(&card, &spaces, attempt.turn()).await
+            let send = app.send(&card, &spaces, attempt.turn());
+            send.instrument(span.clone()).await
         };
+        spans::answered(span, answer.as_ref().err());
         let not_on_hold = match &answer {
             Ok(_) => true,
             Err(failure) => matches!(failure.class, Class::Recipient | Class::Permanent),

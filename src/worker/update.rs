@@ -3,7 +3,9 @@
 //! Separate from sending because it shows nothing and names nobody: it walks the slices as the earlier job cut them, by
 //! their cards alone.
 
-use super::{Attempt, Progress};
+use tracing::Instrument as _;
+
+use super::{Attempt, Progress, spans};
 use crate::dingtalk::Failure;
 use crate::outcome::{Class, Outcome, Reason};
 use crate::slice::Slice;
@@ -61,7 +63,9 @@ async fn update_card(attempt: &Attempt<'_>, earlier: &str, slice: &Slice) -> Res
     let id = attempt.out_track_id(earlier, slice);
     let (app, params) = (attempt.order.app, &attempt.order.job.params);
     let update = || app.update(&id, params, attempt.turn());
-    let result = attempt.until_answered(update).await;
+    let span = spans::send(attempt, slice.open().len());
+    let result = attempt.until_answered(update).instrument(span.clone()).await;
+    spans::answered(span, result.as_ref().err());
     let unanswered = |f: &Failure| f.reason.holds() || !matches!(f.class, Class::Recipient | Class::Permanent);
     if !result.as_ref().is_err_and(unanswered) {
         attempt.note_answer();

@@ -31,3 +31,5 @@ mod results;
 mod send;
 mod stand;
 mod systemd;
+#[cfg(feature = "otlp")]
+mod traces;

@@ -59,7 +59,7 @@ pub fn publish_for_reply(stand: &Stand, body: &[u8], reply_to: &str) {
     );
 }
 
-fn publish_with(stand: &Stand, name: &str, body: &[u8], properties: BasicProperties) {
+pub fn publish_with(stand: &Stand, name: &str, body: &[u8], properties: BasicProperties) {
     let queue = stand.queue(name);
     with_channel(stand, async |channel| {
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
