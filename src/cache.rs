@@ -78,6 +78,19 @@ where
         mobile: &str,
         look_up: impl Future<Output = Result<Result<String, N>, E>>,
     ) -> Result<Result<String, N>, E> {
+        if let Some(known) = self.known.get(mobile).await {
+            self.told(false, &known.answer);
+            return Ok(known.answer);
+        }
+        // Boxed, since it is rare and every call would carry its room.
+        Box::pin(self.find(mobile, look_up)).await
+    }
+
+    async fn find<E: Clone + Send + Sync + 'static>(
+        &self,
+        mobile: &str,
+        look_up: impl Future<Output = Result<Result<String, N>, E>>,
+    ) -> Result<Result<String, N>, E> {
         let asked = AtomicBool::new(false);
         let find = async {
             let key = self.key(mobile);
@@ -102,12 +115,16 @@ where
             E::clone(&error)
         })?;
         let answer = entry.into_value().answer;
-        self.metrics.user_cache(match (asked.into_inner(), &answer) {
+        self.told(asked.into_inner(), &answer);
+        Ok(answer)
+    }
+
+    fn told(&self, asked: bool, answer: &Result<String, N>) {
+        self.metrics.user_cache(match (asked, answer) {
             (true, _) => UserCache::Miss,
             (false, Ok(_)) => UserCache::Hit,
             (false, Err(_)) => UserCache::NegativeHit,
         });
-        Ok(answer)
     }
 
     /// What another worker knows or looks up just now; else the right to look up, as far as it is one worker's.

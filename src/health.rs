@@ -4,13 +4,14 @@
 //! and logs nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::outcome::Reason;
 
 /// Shared by all parts of a worker.
 #[derive(Debug)]
-pub struct Health(Mutex<State>);
+pub struct Health(watch::Sender<State>);
 
 #[derive(Debug)]
 struct State {
@@ -24,13 +25,15 @@ struct State {
 pub struct Report {
     /// Why the worker is not ready; ready where this is empty.
     pub reasons: Vec<String>,
+    /// Whether the worker was asked to stop.
+    pub draining: bool,
     /// Apps on hold. A hold is for an alert, not for a rollout to stall on, so it does not make the worker unready.
     pub holds: BTreeMap<String, Reason>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self(Mutex::new(State {
+        Self(watch::Sender::new(State {
             broker: Err("starting: the broker is not connected yet".to_owned()),
             draining: false,
             holds: BTreeMap::new(),
@@ -39,44 +42,59 @@ impl Default for Health {
 }
 
 impl Health {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The worker consumes.
     pub fn broker_ready(&self) {
-        self.state().broker = Ok(());
+        self.0.send_modify(|state| state.broker = Ok(()));
     }
 
     /// The worker cannot consume, and why.
     pub fn broker_away(&self, why: impl Into<String>) {
-        self.state().broker = Err(why.into());
+        self.0.send_modify(|state| state.broker = Err(why.into()));
     }
 
     /// The worker drains.
     pub fn draining(&self) {
-        self.state().draining = true;
+        self.0.send_modify(|state| state.draining = true);
     }
 
     /// An app went on hold, or came off it.
     pub fn hold(&self, app: &str, reason: Option<Reason>) {
-        let mut state = self.state();
-        match reason {
-            Some(reason) => state.holds.insert(app.to_owned(), reason),
-            None => state.holds.remove(app),
-        };
+        self.0.send_modify(|state| {
+            match reason {
+                Some(reason) => state.holds.insert(app.to_owned(), reason),
+                None => state.holds.remove(app),
+            };
+        });
     }
 
     /// What readiness knows now.
     #[must_use]
     pub fn report(&self) -> Report {
-        let state = self.state();
-        let draining = state
+        self.0.borrow().report()
+    }
+
+    /// Tells what readiness knows now and after each change, without end.
+    pub async fn follow(&self, mut tell: impl FnMut(&Report)) {
+        let mut state = self.0.subscribe();
+        loop {
+            let report = state.borrow_and_update().report();
+            tell(&report);
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl State {
+    fn report(&self) -> Report {
+        let draining = self
             .draining
             .then(|| "draining: the worker was asked to stop".to_owned());
         Report {
-            reasons: state.broker.clone().err().into_iter().chain(draining).collect(),
-            holds: state.holds.clone(),
+            reasons: self.broker.clone().err().into_iter().chain(draining).collect(),
+            draining: self.draining,
+            holds: self.holds.clone(),
         }
     }
 }

@@ -16,6 +16,7 @@
 //! | `dead_letters` | why a letter is dead, and what a replay publishes |
 //! | `retry` | when to try again |
 //! | `metrics`, `health`, `admin` | what is told: families, readiness, and the server that tells |
+//! | `repeats` | which of many like log lines are written |
 //! | `shutdown` | how work is told to stop |
 //! | `sandbox` | a DingTalk for development and tests; shares nothing with `dingtalk` |
 //! | `cli` | a verb a file, and the only place that wires these together |
@@ -35,6 +36,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod outcome;
 pub mod rate_limit;
+pub mod repeats;
 pub mod result;
 pub mod retry;
 pub mod sandbox;

@@ -27,11 +27,9 @@ import yaml
 
 DEPLOY = pathlib.Path(__file__).resolve().parent.parent / "deploy"
 DOCS = DEPLOY.parent / "docs"
-# What Prometheus adds by itself, with the labels that its configuration gives every target.
-OWN = {"up": set(), "ALERTS": {"alertname", "alertstate", "severity"}}
+# What Prometheus adds by itself, metrics and the labels of every target.
+OWN = {"up", "ALERTS"}
 TARGET_LABELS = {"job", "instance", "namespace"}
-# What label_replace adds to the queues' metrics in rules/recording.yml.
-DERIVED_LABELS = {"namespace", "kind", "app"}
 
 
 def rules():
@@ -75,11 +73,7 @@ def scalers():
 def selectors(expr):
     """Name and matchers of every series that a query reads."""
     if isinstance(expr, promql.VectorSelector):
-        name, matchers = expr.name, list(expr.matchers.matchers)
-        assert not expr.matchers.or_matchers, f"{expr}: an `or` between matchers is not read here"
-        for matcher in [m for m in matchers if m.name == "__name__"]:
-            name = matcher.value
-        yield name, [m for m in matchers if m.name != "__name__"]
+        yield expr.name, expr.matchers.matchers
     elif isinstance(expr, promql.Call):
         for argument in expr.args:
             yield from selectors(argument)
@@ -223,7 +217,7 @@ def manifests(path):
     faults = []
     if pod["terminationGracePeriodSeconds"] <= grace():
         faults.append("Deployment: terminationGracePeriodSeconds is not longer than shutdown_grace")
-    if scaled["minReplicaCount"] < 1 or scaled.get("idleReplicaCount") is not None:
+    if str(scaled["minReplicaCount"]) == "0" or scaled.get("idleReplicaCount") is not None:
         faults.append("ScaledObject: scales to none")
     if scaled["scaleTargetRef"]["name"] != kinds["Deployment"]["metadata"]["name"]:
         faults.append("ScaledObject: its target is not the Deployment")

@@ -13,10 +13,13 @@ use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use super::delivery::{Delivery, Queue, ReplyTo, Settled};
 use super::headers::Headers;
 use super::topology::Names;
+use crate::outcome::Reason;
+use crate::repeats::Repeats;
 use crate::retry::Schedule;
 
 /// How long a confirm is waited for while the broker does not block publishers.
@@ -149,11 +152,16 @@ struct Route {
 pub struct Publisher {
     names: Names,
     pool: watch::Receiver<Option<Arc<Pool>>>,
+    repeats: Repeats,
 }
 
 impl Publisher {
     pub(super) fn new(names: Names, pool: watch::Receiver<Option<Arc<Pool>>>) -> Self {
-        Self { names, pool }
+        Self {
+            names,
+            pool,
+            repeats: Repeats::default(),
+        }
     }
 
     /// Publishes once, mandatory, persistent and confirmed.
@@ -216,7 +224,10 @@ impl Publisher {
                     Err(error) => error,
                 },
             };
-            tracing::warn!(%error, ?to, "a hand-over was not confirmed and is repeated; the job stays unacknowledged");
+            let (event, app) = ("a hand-over was not confirmed", delivery.arrived_by().app());
+            self.repeats.write(Level::WARN, event, app, Reason::None, || {
+                tracing::warn!(%error, app, job = job_id, ?to, "{event} and is repeated; the job stays unacknowledged");
+            });
             tokio::select! {
                 () = tokio::time::sleep(schedule.wait()) => {}
                 () = delivery.session_ended() => return Settled::Lost,

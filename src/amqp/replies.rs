@@ -56,6 +56,6 @@ impl Replies {
 
     /// The body of the next; `None` once the broker is lost.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
-        Some(self.consumer.next().await?.ok()?.data.to_vec())
+        Some(self.consumer.next().await?.ok()?.data)
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct Args {
     app: Option<String>,
     /// Compare arguments and bindings through RabbitMQ's management API, `http://USER:PASSWORD@HOST:15672`; without user and
     /// password, those of amqp.url are taken.
-    #[arg(long, value_name = "URL", value_parser = secret, hide_default_value = true)]
+    #[arg(long, value_name = "URL", value_parser = secret)]
     management: Option<SecretString>,
 }
 

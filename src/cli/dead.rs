@@ -1,15 +1,13 @@
 //! `dingcard dead`: the dead letters, listed, shown, replayed and discarded.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
 
-use super::say;
+use super::{progress_bar, say};
 use crate::amqp::{Broker, Delivery, Destination, Held, Settled};
 use crate::config::Config;
 use crate::dead_letters::{Filter, Letter};
@@ -95,7 +93,7 @@ async fn take(broker: &Broker, held: &mut Held, filter: &Filter) -> Vec<(Letter,
             "somebody else holds dead letters now (another `dingcard dead`?); what they hold is not seen here"
         );
     }
-    let bar = bar(held.counted(), "{bar:40} {pos}/{len} looked at");
+    let bar = progress_bar(held.counted(), "{bar:40} {pos}/{len} looked at");
     let now = Timestamp::now();
     let mut taken = Vec::new();
     while let Some(delivery) = held.next().await {
@@ -219,7 +217,7 @@ async fn settle(broker: &Broker, settling: &Settling, replay: bool) -> anyhow::R
         broker.close().await;
         return Ok(say(format!("would {verb} {total} dead letters"))?);
     }
-    let bar = bar(total as u64, "{bar:40} {pos}/{len}, {per_sec}, {eta} left");
+    let bar = progress_bar(total as u64, "{bar:40} {pos}/{len}, {per_sec}, {eta} left");
     let mut pace = settling
         .rate
         .map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate)));
@@ -259,14 +257,6 @@ async fn settle(broker: &Broker, settling: &Settling, replay: bool) -> anyhow::R
     held.release().await;
     broker.close().await;
     Ok(say(format!("{done} {settled} dead letters"))?)
-}
-
-fn bar(total: u64, template: &str) -> ProgressBar {
-    if total < 2 || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total).with_style(style)
 }
 
 impl FilterArgs {

@@ -5,11 +5,13 @@
 mod check;
 mod dead;
 mod findings;
+mod health;
 mod jobs;
 mod publish;
 mod sandbox;
 mod schema;
 mod send;
+mod systemd;
 mod topology;
 mod trials;
 mod worker;
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, LogFormat};
@@ -52,6 +55,8 @@ enum Verb {
     Dead(dead::Args),
     /// Tries everything that a worker needs, and says what to do where something is missing.
     Check(check::Args),
+    /// Says whether a running worker is ready, for health checks.
+    Health(health::Args),
     /// Declares the queues and exchanges, or prints their definitions.
     Topology(topology::Args),
     /// Prints a JSON Schema.
@@ -99,6 +104,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Send(args) => send::run(config, &args).await,
             Verb::Dead(args) => dead::run(&config, args).await,
             Verb::Check(args) => check::run(&config, file(cli.config.as_deref()), args).await,
+            Verb::Health(args) => health::run(&config, args).await,
             Verb::Topology(args) => topology::run(&config, &args).await,
             Verb::Sandbox(args) => sandbox::run(&config, args).await,
             Verb::Schema(_) => Ok(()),
@@ -136,6 +142,15 @@ fn start_log(config: &Config, level: &str) -> anyhow::Result<()> {
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// A bar on standard error, where that is a screen and there is more than one step to show.
+fn progress_bar(total: u64, template: &str) -> ProgressBar {
+    if total < 2 || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style)
 }
 
 /// Writes a line to standard output; a reader that has gone away is a failure like any other.

@@ -6,12 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use futures_util::stream::{self, StreamExt as _};
-use indicatif::{ProgressBar, ProgressStyle};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::jobs::JobsArgs;
-use super::say;
+use super::{progress_bar, say};
 use crate::amqp::{Broker, Destination, Publisher, Queue, Replies};
 use crate::config::{Config, DEFAULT_APP};
 use crate::job::Job;
@@ -88,7 +87,7 @@ async fn publish(
     told: impl Fn(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let (total, mut confirmed) = (jobs.len(), 0);
-    let bar = progress_bar(total);
+    let bar = progress_bar(total as u64, "{bar:40} {pos}/{len} published, {per_sec}, {eta} left");
     // The bar makes way for an ID only where both are on the screen.
     let shared = std::io::stdout().is_terminal();
     let failed = &AtomicBool::new(false);
@@ -133,14 +132,6 @@ async fn publish(
         unconfirmed.join("\n")
     );
     Ok(())
-}
-
-fn progress_bar(total: usize) -> ProgressBar {
-    if total < 2 || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} published, {per_sec}, {eta} left");
-    ProgressBar::new(total as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn properties(id: &str, reply_to: Option<&str>) -> BasicProperties {

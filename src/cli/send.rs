@@ -14,7 +14,7 @@ use crate::dingtalk::{DingTalk, Failure, masked};
 use crate::job::{Job, Recipient};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::outcome::{Class, Outcome, Reason};
+use crate::outcome::{Outcome, Reason};
 use crate::store::Store;
 use crate::worker::{Order, Sender, Sent};
 
@@ -66,13 +66,8 @@ async fn send(sender: &Sender, order: &Order<'_>, held: &Mutex<HashMap<String, F
             "trying again in {:.1} s", wait.as_secs_f64());
     };
     let sent = sender.send(order, again).await;
-    let hold = sent
-        .recipients
-        .iter()
-        .find(|(outcome, reason)| outcome.is_none() && reason.holds());
-    if let Some((_, reason)) = hold {
-        let failure = Failure::new(*reason, Class::Hold, sent.detail.clone());
-        held().insert(order.app_name().to_owned(), failure);
+    if let Some(hold) = sent.failures.values().find(|failure| failure.reason.holds()) {
+        held().insert(order.app_name().to_owned(), hold.clone());
     }
     sent
 }
@@ -82,7 +77,7 @@ async fn send(sender: &Sender, order: &Order<'_>, held: &Mutex<HashMap<String, F
 struct Tally {
     outcomes: BTreeMap<&'static str, usize>,
     /// Those who were not reached, by reason, with what happened to one of them.
-    missed: BTreeMap<Reason, (usize, String)>,
+    missed: BTreeMap<Reason, (usize, Option<Failure>)>,
     open: usize,
     /// Whether a call of theirs may have been carried out.
     maybe_shown: bool,
@@ -100,8 +95,9 @@ impl Tally {
             say(line.trim_end())?;
             *self.outcomes.entry(word).or_default() += 1;
             if !matches!(outcome, Some(Outcome::Delivered | Outcome::Duplicate)) {
-                let missed = self.missed.entry(*reason).or_insert((0, sent.detail.clone()));
+                let missed = self.missed.entry(*reason).or_default();
                 missed.0 += 1;
+                missed.1 = missed.1.take().or_else(|| sent.failures.get(reason).cloned());
                 if outcome.is_none() {
                     self.open += 1;
                     let unanswered = [Reason::Network, Reason::BadResponse, Reason::ServerError];
@@ -114,14 +110,16 @@ impl Tally {
 
     /// The sum, and an error where somebody was not reached.
     fn conclude(self) -> anyhow::Result<()> {
+        if self.outcomes.is_empty() {
+            return Ok(());
+        }
         let counts: Vec<_> = self.outcomes.iter().map(|(word, n)| format!("{n} {word}")).collect();
         say(counts.join(", "))?;
         let mut text = vec!["not everybody has the card:".to_owned()];
-        for (reason, (count, detail)) in &self.missed {
-            let failure = Failure::new(*reason, Class::Permanent, detail.clone());
-            text.push(match reason {
-                Reason::None => format!("{count} expired: expires_at had passed"),
-                _ => format!("{count} {reason}: {}\n  {}", failure.detail, failure.remedy()),
+        for (reason, (count, failure)) in &self.missed {
+            text.push(match failure {
+                Some(failure) => format!("{count} {reason}: {}\n  {}", failure.detail, failure.remedy()),
+                None => format!("{count} expired: expires_at had passed"),
             });
         }
         if self.open > 0 {

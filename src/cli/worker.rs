@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
+use super::systemd;
 use crate::admin;
 use crate::amqp::{Broker, Delivery, Parts};
 use crate::config::Config;
@@ -60,6 +61,10 @@ pub(super) async fn run(config: Config, args: Args, file: Option<PathBuf>) -> an
         health.clone(),
         shutdown.clone(),
     ));
+    tokio::spawn({
+        let health = health.clone();
+        async move { systemd::follow(&health).await }
+    });
     tokio::spawn(stop_on_signal(shutdown.clone()));
     tokio::spawn(reload_on_signal(worker.clone(), file, signal(SignalKind::hangup())?));
 
@@ -97,6 +102,7 @@ async fn stop_on_signal(shutdown: Shutdown) {
 /// Reads the configuration anew at each SIGHUP. One that is not in order changes nothing.
 async fn reload_on_signal(worker: Arc<Worker>, file: Option<PathBuf>, mut hangup: Signal) {
     while hangup.recv().await.is_some() {
+        systemd::reloading();
         match super::load(file.as_deref()) {
             Ok(config) => {
                 let waits = worker.reload(&config);
@@ -107,6 +113,7 @@ async fn reload_on_signal(worker: Arc<Worker>, file: Option<PathBuf>, mut hangup
             }
             Err(error) => tracing::error!(%error, "the configuration is not in order: the worker keeps the one it has"),
         }
+        systemd::reloaded();
     }
 }
 

@@ -25,7 +25,8 @@ impl Config {
             ("log", differ(&self.log, &new.log)),
         ]
         .into_iter()
-        .filter_map(|(name, differs)| differs.then(|| name.to_owned()))
+        .filter(|(_, differs)| *differs)
+        .map(|(name, _)| name.to_owned())
         .collect();
         let mut apps = self.apps.clone();
         for (name, old) in &mut apps {

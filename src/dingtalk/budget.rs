@@ -22,7 +22,7 @@ use crate::store::Store;
 const MARKS: [u64; 3] = [50, 80, 95];
 /// A count in the store outlives its month by some days, and then goes.
 const KEPT: Duration = Duration::from_hours(24 * 35);
-/// Adds ARGV[1] to a count that lives for ARGV[3] milliseconds. It is at least ARGV[2], what the worker knows of it: the
+/// Adds `ARGV[1]` to a count that lives for `ARGV[3]` milliseconds. It is at least `ARGV[2]`, what the worker knows of it: the
 /// store may have lost its memory.
 const ADD: &str = "local count = math.max(tonumber(redis.call('GET', KEYS[1])) or 0, tonumber(ARGV[2])) + ARGV[1]
 redis.call('SET', KEYS[1], string.format('%.0f', count), 'PX', ARGV[3])

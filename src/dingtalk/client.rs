@@ -13,6 +13,7 @@ use std::time::Duration;
 use reqwest::{Client, Method, Response};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
+use tracing::Level;
 
 use super::answer::{self, Answer};
 use super::budget::Budget;
@@ -21,6 +22,7 @@ use crate::config::{self, CardApi, TokenApi};
 use crate::metrics::Metrics;
 use crate::outcome::{Class, Reason};
 use crate::rate_limit::{Gate, Limiter};
+use crate::repeats::Repeats;
 use crate::store::Store;
 
 /// The largest answer that is read; those documented have a few kilobytes.
@@ -238,6 +240,7 @@ pub(super) struct Calls {
     http: Arc<Http>,
     limiters: HashMap<Endpoint, Limiter>,
     budget: Option<Budget>,
+    repeats: Repeats,
 }
 
 impl Calls {
@@ -256,6 +259,7 @@ impl Calls {
             http: http.clone(),
             limiters: endpoints.into_iter().map(limiter).collect(),
             budget: Budget::new(app, settings, &http.metrics, store),
+            repeats: Repeats::default(),
         }
     }
 
@@ -288,8 +292,10 @@ impl Calls {
             (Err(failure), Some(limiter)) if failure.class == Class::Throttle => {
                 limiter.throttled(failure.wait).await;
                 metrics.rate_limit(&self.app, self.pace());
-                tracing::info!(app = self.app, %endpoint, wait = ?failure.wait, rate = limiter.rate(), detail = failure.detail,
-                    remedy = failure.remedy(), "throttled: the app slows down");
+                self.repeats.write(Level::INFO, "throttled", &self.app, failure.reason, || {
+                    tracing::info!(app = self.app, %endpoint, wait = ?failure.wait, rate = limiter.rate(), detail = failure.detail,
+                        remedy = failure.remedy(), "throttled: the app slows down");
+                });
             }
             (Err(failure), _) if failure.reason == Reason::IpBanned => {
                 let until = Instant::now() + self.http.ban_pause;

@@ -142,7 +142,8 @@ impl Tokens {
         let fetched = if let Some(failure) = recent {
             Err(failure)
         } else {
-            self.renew(calls, turn).await
+            // Boxed, since it is rare and every call would carry its room.
+            Box::pin(self.renew(calls, turn)).await
         };
         match fetched {
             Ok(token) => {

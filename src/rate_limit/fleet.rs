@@ -33,8 +33,10 @@ set(KEYS[1], slot + ARGV[1])
 if ARGV[2] == '1' then set(KEYS[2], slot + ARGV[1] / 2) end
 return {1, slot - now}";
 
-/// Moves the next slot after a throttle answer: by the time that DingTalk named, else by one slot, doubled with each answer
-/// that comes within a second of the one before, up to a second.
+/// Moves the next slot after a throttle answer by the time that DingTalk named. Where it named none, up to half of a
+/// second's calls are taken for late ones that met punctual ones: such a call has lost its slot, and that is room enough.
+/// With more of them in a second the next slot moves by one slot, doubled with each answer that comes within a second of the
+/// one before, up to a second.
 ///
 /// KEYS: when the next slot is; how many answers came. ARGV: the distance of slots; the named time or 0, in microseconds.
 const THROTTLED: &str = "local time = redis.call('TIME')
@@ -45,8 +47,14 @@ if named > 0 then
   slot = math.max(slot, now + named)
 else
   local before = tonumber(redis.call('GET', KEYS[2])) or 0
-  slot = slot + math.min(ARGV[1] * 2 ^ before, 1000000)
-  redis.call('SET', KEYS[2], math.min(before + 1, 20), 'PX', 1000)
+  local late = math.max(1, math.floor(500000 / ARGV[1]))
+  if before > 0 and before < late then
+    redis.call('SET', KEYS[2], before + 1, 'KEEPTTL')
+  else
+    redis.call('SET', KEYS[2], math.min(before + 1, late + 20), 'PX', 1000)
+  end
+  if before < late then return 1 end
+  slot = slot + math.min(ARGV[1] * 2 ^ (before - late), 1000000)
 end
 redis.call('SET', KEYS[1], string.format('%.0f', slot), 'PX', math.ceil((slot - now) / 1000) + 1000)
 return 1";
@@ -102,7 +110,7 @@ impl Fleet {
         #[allow(clippy::cast_precision_loss, reason = "a fleet has not that many workers")]
         self.store
             .fleet()
-            .map_or(rate.min(1.0), |size| rate / size.max(1) as f64)
+            .map_or(rate.min(1.0), |size| rate * HEADROOM / size.max(1) as f64)
     }
 
     /// Whether Redis gives out slots, as far as is known.

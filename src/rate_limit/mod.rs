@@ -2,7 +2,7 @@
 //!
 //! Separate because a limit is shared by everything that calls, and must be exact whoever calls. It paces evenly: DingTalk
 //! counts in windows of one second, where a bucket with a burst would pass more than its rate. Where workers share a store,
-//! the pace is the fleet's ([`fleet`]); without one, and while it is away, the worker's own. It sends nothing and knows no
+//! the pace is the fleet's (`fleet`); without one, and while it is away, the worker's own. It sends nothing and knows no
 //! answer; whoever was throttled says so here.
 
 mod fleet;
@@ -133,24 +133,26 @@ impl Limiter {
                 }
                 fleet::Turn::After(time) => tokio::select! {
                     () = tokio::time::sleep_until(time) => {}
-                    () = self.gate.becomes(false) => {}
+                    () = self.gate.becomes(false), if !urgent => {}
                 },
             }
         }
     }
 
-    /// A call was throttled. Where the fleet was told, all workers wait for as long as DingTalk named, or slow down for a
-    /// moment. Else nobody of this worker calls for `wait`, or for a second; then its pace is slower, and regains one call
+    /// A call was throttled. Where the fleet was told, all workers wait for as long as DingTalk named, if that is longer than
+    /// the window, or, where such answers come one after the other, slow down for a moment. Else nobody of this worker calls for `wait`, or for a second; then its pace is slower, and regains one call
     /// a second each minute.
     pub async fn throttled(&self, wait: Option<Duration>) {
+        // Less than a second is no punishment but the end of the window, which the text rounds to the second.
+        let named = wait.filter(|wait| *wait >= WINDOW);
         let told = match &self.fleet {
-            Some(fleet) => fleet.throttled(self.configured, wait).await,
+            Some(fleet) => fleet.throttled(self.configured, named).await,
             None => false,
         };
         let now = Instant::now();
         let rate = self.uncut();
         let mut state = self.state();
-        if told && wait.is_none() {
+        if told && named.is_none() {
             return;
         }
         state.next = state.next.max(now + wait.unwrap_or(WINDOW));
@@ -206,21 +208,20 @@ impl Limiter {
         if let Some(at) = left_over {
             return fleet::Turn::At(at);
         }
-        let asked = match &self.fleet {
-            Some(fleet) => fleet
-                .turn(self.configured, urgent)
-                .await
-                .map(|turn| (turn, fleet.is_settling())),
+        let next = self.state().next;
+        let given = match &self.fleet {
+            // Not all have noticed that Redis is back, so the share still holds; and a slot is asked for no sooner than it
+            // can be used, or the calls would come later than their slots, and meet those of the next.
+            Some(fleet) if fleet.is_settling() && next > Instant::now() => return fleet::Turn::After(next),
+            Some(fleet) => fleet.turn(self.configured, urgent).await,
             None => None,
         };
-        let mut state = self.state();
-        let at = match asked {
-            Some((fleet::Turn::After(time), _)) => return fleet::Turn::After(time),
-            Some((fleet::Turn::At(time), false)) => time,
-            Some((fleet::Turn::At(time), true)) => time.max(state.next),
-            None => state.next,
+        let at = match given {
+            Some(fleet::Turn::After(time)) => return fleet::Turn::After(time),
+            Some(fleet::Turn::At(time)) => time,
+            None => self.state().next,
         };
-        state.permit = Some(at);
+        self.state().permit = Some(at);
         fleet::Turn::At(at)
     }
 
@@ -243,12 +244,15 @@ impl Limiter {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
     use futures_util::future::join_all;
     use futures_util::poll;
 
     use super::*;
+    use crate::metrics::Metrics;
     use crate::store::redis_server::RedisServer;
-    use crate::store::testing::store;
+    use crate::store::testing::{back, store, store_with};
 
     async fn times(limiter: &Limiter, calls: usize) -> Vec<u128> {
         let begun = Instant::now();
@@ -331,12 +335,54 @@ mod tests {
         let limiter = shared(&server).await;
         limiter.acquire(false).await;
         let begun = Instant::now();
-        for _ in 0..4 {
+        // Half a second's calls for nothing; then one slot, two, four and eight.
+        for _ in 0..9 + 4 {
             limiter.throttled(None).await;
         }
         limiter.acquire(false).await;
-        // One slot, two, four and eight.
         assert!(begun.elapsed() >= Duration::from_millis(15 * 50));
+    }
+
+    /// When the next slot is, in microseconds of the server's clock.
+    fn next_slot(server: &RedisServer) -> u128 {
+        let entries = server.entries();
+        let slot = entries.iter().find(|(key, _)| key.contains(":slot:"));
+        slot.map_or(0, |(_, value)| value.parse().unwrap())
+    }
+
+    /// The same clock, since the server is on this machine.
+    fn clock() -> u128 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()
+    }
+
+    #[tokio::test]
+    async fn a_call_that_met_a_full_window_delays_nobody() {
+        let server = RedisServer::start();
+        let limiter = Limiter::new(0.5, Gate::default()).shared(&store(&server.url()).await, "default", "deliver");
+        limiter.acquire(false).await;
+        let slot = next_slot(&server);
+        limiter.throttled(Some(Duration::from_millis(999))).await;
+        assert_eq!(next_slot(&server), slot);
+    }
+
+    #[tokio::test]
+    async fn after_redis_is_back_a_slot_is_asked_for_when_the_share_allows_the_call_and_not_before() {
+        let mut server = RedisServer::start();
+        let metrics = Arc::new(Metrics::new(&["default"]).unwrap());
+        let store = store_with(&server.url(), &metrics).await;
+        let limiter = Limiter::new(20.0, Gate::default()).shared(&store, "default", "deliver");
+        server.kill();
+        while metrics.redis_connected.get() != 0 {
+            limiter.acquire(false).await;
+        }
+        server.restart();
+        back(&store).await;
+        let wait = Duration::from_millis(500);
+        limiter.state().next = Instant::now() + wait;
+        let due = clock() + wait.as_micros();
+        limiter.acquire(false).await;
+        // The slot after the call's own: of slots that were given out before their time, another worker would take the place.
+        assert!(next_slot(&server) >= due);
     }
 
     #[tokio::test]

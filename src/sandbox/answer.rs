@@ -188,6 +188,11 @@ impl Answer {
         self.throttled
     }
 
+    /// Whether it is a success.
+    pub(super) fn is_ok(&self) -> bool {
+        self.result == "ok"
+    }
+
     /// The word that it is counted under.
     pub(super) fn result(&self) -> &str {
         &self.result

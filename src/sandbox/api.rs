@@ -11,6 +11,7 @@ use std::time::Instant;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Response, header};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Slowness};
@@ -19,7 +20,8 @@ use super::endpoint::Endpoint;
 use super::faults::Plan;
 use super::gateway::Refusal;
 use super::gist::Gist;
-use super::{World, form, held, instances, interactive, oapi, open_api};
+use super::refused::Refused;
+use super::{Event, World, form, held, instances, interactive, oapi, open_api};
 
 /// Far above the 100 KB that any field may hold.
 const MAX_BODY: usize = 1024 * 1024;
@@ -68,8 +70,12 @@ pub(super) async fn take(
             ordered.clone()
         }
     };
-    held(&world.arrivals).add(arrived, call.endpoint, caller.as_deref(), answer.is_throttled());
-    held(&world.calls).add(caller.as_deref(), call.endpoint.name(), answer.result());
+    let answer = if world.directory.assume().capital_error_fields {
+        answer.capital()
+    } else {
+        answer
+    };
+    call.record(&world, arrived, caller, &plan, &answer);
     if answer.is_cut() {
         switch.cut();
     }
@@ -119,6 +125,49 @@ impl Call {
             let is_named = |id: &str| gist.recipients.iter().any(|named| &**named == id);
             is_named(recipient) || user.is_some_and(|user| is_named(&user))
         })
+    }
+
+    /// Counts it and, where it got no success, keeps it to be looked at.
+    fn record(&self, world: &World, arrived: Instant, caller: Option<String>, plan: &Plan, answer: &Answer) {
+        let app = caller.as_deref();
+        held(&world.arrivals).add(arrived, self.endpoint, app, answer.is_throttled());
+        held(&world.calls).add(app, self.endpoint.name(), answer.result());
+        if answer.is_ok() {
+            return;
+        }
+        let gist = self.gist();
+        world.tell(Event::Refused, gist.out_track_id.as_deref());
+        let call = Refused {
+            at: Timestamp::now(),
+            endpoint: self.endpoint,
+            app_key: caller,
+            gist,
+            status: answer.status(),
+            result: answer.result().to_owned(),
+            message: answer.message().to_owned(),
+            ordered: plan.answer.is_some(),
+            taken: plan.taken,
+            request: self.shown_request(),
+            answer: answer.text(),
+        };
+        held(&world.refused).add(call);
+    }
+
+    /// The body, without a secret or a token that may be somebody's real one.
+    fn shown_request(&self) -> String {
+        if self.is_form() {
+            let mut form = self.form();
+            form.remove("access_token");
+            return json!(form).to_string();
+        }
+        let text = String::from_utf8_lossy(&self.body).into_owned();
+        match serde_json::from_slice(&self.body) {
+            Ok(Value::Object(mut body)) if body.contains_key("appSecret") => {
+                body.insert("appSecret".to_owned(), "***".into());
+                Value::Object(body).to_string()
+            }
+            _ => text,
+        }
     }
 
     /// What it names.

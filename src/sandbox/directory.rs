@@ -165,11 +165,22 @@ impl Directory {
         robots.is_none_or(|robots| app.is_some_and(|app| robots.contains(&app.robot_code)))
     }
 
-    /// The IDs and mobiles whose name holds a text (lower case).
-    pub(super) fn named(&self, text: &str) -> Vec<&str> {
-        let names = self.settings.names.iter();
-        let found = names.filter(|(_, name)| name.to_lowercase().contains(text));
-        found.map(|(id, _)| id.as_str()).collect()
+    /// Names by user ID, mobile and conversation ID, and for a mobile by its user's ID too.
+    fn names(&self) -> impl Iterator<Item = (String, &str)> {
+        let is_mobile = |id: &str| id.starts_with(|first: char| first == '+' || first.is_ascii_digit());
+        self.settings.names.iter().flat_map(move |(id, name)| {
+            let user = is_mobile(id).then(|| self.user_of(id).ok()).flatten();
+            [Some(id.clone()), user]
+                .into_iter()
+                .flatten()
+                .map(|id| (id, name.as_str()))
+        })
+    }
+
+    /// The IDs of those whose name holds a text (lower case).
+    pub(super) fn named(&self, text: &str) -> Vec<String> {
+        let found = self.names().filter(|(_, name)| name.to_lowercase().contains(text));
+        found.map(|(id, _)| id).collect()
     }
 
     pub(super) fn template(&self, id: &str) -> Standing {
@@ -189,13 +200,7 @@ impl Directory {
         let apps: Vec<_> = apps
             .map(|(key, app)| json!({"app_key": key, "robot_code": app.robot_code}))
             .collect();
-        let names = &self.settings.names;
-        let by_user = names
-            .iter()
-            .filter_map(|(id, name)| Some((self.user_of(id).ok()?, name)));
-        let names: BTreeMap<_, _> = by_user
-            .chain(names.iter().map(|(id, name)| (id.clone(), name)))
-            .collect();
+        let names: BTreeMap<_, _> = self.names().collect();
         json!({"apps": apps, "templates": self.settings.templates, "names": names})
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, carrier_id};
 use super::api::Call;
-use super::cards::{Api, Card, Change, Space, SpaceType};
+use super::card::{Api, Card, Change, Space, SpaceType};
 use super::directory::Standing;
 use super::faults::Plan;
 use super::open_api::{self, MAX_OUT_TRACK_ID, invalid};
@@ -17,44 +17,43 @@ use super::{Event, World, held, spaces};
 /// `POST /v1.0/card/instances/createAndDeliver`. A card whose deliveries all fail is made nevertheless.
 pub(super) fn create_and_deliver(world: &World, app_key: &str, call: &Call, plan: &Plan) -> Result<Answer, Answer> {
     let body = open_api::object(call)?;
-    let card = read_card(world, app_key, &body, call)?;
+    let mut card = read_card(world, app_key, &body, call)?;
     let spaces = spaces::open_space_id(&body)?;
     spaces::check_models(&body, &spaces, &card.carries)?;
-    let out_track_id = card.out_track_id.clone();
-    let (results, good) = judge(world, app_key, &body, plan, &spaces);
     let assume = world.directory.assume();
-    let is_unknown =
-        |space: &Space| space.kind == SpaceType::ImRobot && world.directory.user(&space.id) != Standing::Known;
-    if assume.unknown_user_refuses_call && spaces.iter().any(is_unknown) {
+    if assume.unknown_user_refuses_call && spaces.iter().any(|space| is_no_user(world, space)) {
         return Err(Answer::refused("param.userIdNotExist", "用户不存在"));
     }
+    let out_track_id = card.out_track_id.clone();
+    let deliveries = judge(world, app_key, &body, plan, spaces);
+    let results: Vec<_> = deliveries.iter().map(result).collect();
+    let answer =
+        Answer::ok(json!({"success": true, "result": {"outTrackId": out_track_id, "deliverResults": results}}));
+    card.answer = answer.text();
 
     let mut cards = held(&world.cards);
-    let is_new = cards.create(card);
-    if !is_new && !assume.repeated_create_succeeds {
+    if cards.create(card) {
+        cards.show(&out_track_id, &deliveries);
+    } else if !assume.repeated_create_succeeds {
         return Err(already_exists());
     }
-    let shown = if is_new { cards.show(&out_track_id, &good) } else { None };
     drop(cards);
-    world.tell(Event::Card, shown);
-    Ok(Answer::ok(
-        json!({"success": true, "result": {"outTrackId": out_track_id, "deliverResults": results}}),
-    ))
+    world.tell(Event::Card, Some(&out_track_id));
+    Ok(answer)
 }
 
 /// `POST /v1.0/card/instances`.
 pub(super) fn create(world: &World, app_key: &str, call: &Call) -> Result<Answer, Answer> {
     let body = open_api::object(call)?;
-    let card = read_card(world, app_key, &body, call)?;
+    let mut card = read_card(world, app_key, &body, call)?;
     let out_track_id = card.out_track_id.clone();
-    let mut cards = held(&world.cards);
-    if !cards.create(card) {
+    let answer = Answer::ok(json!({"success": true, "result": out_track_id}));
+    card.answer = answer.text();
+    if !held(&world.cards).create(card) {
         return Err(already_exists());
     }
-    let created = cards.get(&out_track_id);
-    drop(cards);
-    world.tell(Event::Card, created);
-    Ok(Answer::ok(json!({"success": true, "result": out_track_id})))
+    world.tell(Event::Card, Some(&out_track_id));
+    Ok(answer)
 }
 
 /// `PUT /v1.0/card/instances/spaces`.
@@ -66,7 +65,7 @@ pub(super) fn spaces(world: &World, call: &Call) -> Result<Answer, Answer> {
         return Err(Answer::refused("param.openSpaceModelInvalid", "no OpenSpaceModel"));
     }
     existing(world, out_track_id)?;
-    held(&world.cards).carry(out_track_id, &carried).ok_or_else(not_exist)?;
+    held(&world.cards).carry(out_track_id, &carried);
     Ok(Answer::ok(json!({"success": true, "result": true})))
 }
 
@@ -78,9 +77,10 @@ pub(super) fn deliver(world: &World, app_key: &str, call: &Call, plan: &Plan) ->
     let spaces = spaces::open_space_id(&body)?;
     let card = existing(world, out_track_id)?;
     spaces::check_models(&body, &spaces, &card.carries)?;
-    let (results, good) = judge(world, app_key, &body, plan, &spaces);
-    let shown = held(&world.cards).show(out_track_id, &good);
-    world.tell(Event::Card, shown);
+    let deliveries = judge(world, app_key, &body, plan, spaces);
+    held(&world.cards).show(out_track_id, &deliveries);
+    world.tell(Event::Card, Some(out_track_id));
+    let results: Vec<_> = deliveries.iter().map(result).collect();
     // A list, unlike createAndDeliver's object.
     Ok(Answer::ok(json!({"success": true, "result": results})))
 }
@@ -98,17 +98,19 @@ pub(super) fn update(world: &World, call: &Call) -> Result<Answer, Answer> {
         ));
     }
     let options = open_api::optional_object(&body, "cardUpdateOptions")?;
+    let answer = Answer::ok(json!({"success": true, "result": true}));
     let change = Change {
         params,
         private,
         params_by_key: open_api::flag(options, "updateCardDataByKey")?,
         private_by_key: open_api::flag(options, "updatePrivateDataByKey")?,
         request: String::from_utf8_lossy(&call.body).into_owned(),
+        answer: answer.text(),
     };
     existing(world, out_track_id)?;
-    let updated = held(&world.cards).update(out_track_id, change);
-    world.tell(Event::Update, updated);
-    Ok(Answer::ok(json!({"success": true, "result": true})))
+    held(&world.cards).update(out_track_id, change);
+    world.tell(Event::Update, Some(out_track_id));
+    Ok(answer)
 }
 
 /// The instance that a body describes.
@@ -156,36 +158,44 @@ fn out_track_id(body: &Map<String, Value>) -> Result<&str, Answer> {
     Ok(id)
 }
 
-/// The result of each delivery, and the spaces that get the card.
+/// Each space, with why the delivery to it fails, if it does.
 fn judge(
     world: &World,
     app_key: &str,
     body: &Map<String, Value>,
     plan: &Plan,
-    spaces: &[Space],
-) -> (Vec<Value>, Vec<Space>) {
-    let mut good = Vec::new();
-    let result = |space: &Space| {
+    spaces: Vec<Space>,
+) -> Vec<(Space, Option<String>)> {
+    let refusal = |space: &Space| {
         let ordered = plan
             .failing
             .iter()
             .find(|(only, _)| only.as_deref().is_none_or(|only| only == space.id));
-        let refusal = match ordered {
-            Some((_, message)) => Some(message.as_str()),
-            None => spaces::refusal(world, app_key, body, space),
-        };
-        if refusal.is_none() {
-            good.push(space.clone());
+        match ordered {
+            Some((_, message)) => Some(message.clone()),
+            None => spaces::refusal(world, app_key, body, space).map(str::to_owned),
         }
-        json!({
-            "spaceType": space.kind.name(),
-            "spaceId": space.id,
-            "success": refusal.is_none(),
-            "carrierId": if refusal.is_none() { carrier_id() } else { String::new() },
-            "errorMsg": refusal.unwrap_or_default(),
-        })
     };
-    (spaces.iter().map(result).collect(), good)
+    let judged = spaces.into_iter().map(|space| {
+        let refusal = refusal(&space);
+        (space, refusal)
+    });
+    judged.collect()
+}
+
+/// A delivery as both calls print it.
+fn result((space, refusal): &(Space, Option<String>)) -> Value {
+    json!({
+        "spaceType": space.kind.name(),
+        "spaceId": space.id,
+        "success": refusal.is_none(),
+        "carrierId": if refusal.is_none() { carrier_id() } else { String::new() },
+        "errorMsg": refusal.as_deref().unwrap_or_default(),
+    })
+}
+
+fn is_no_user(world: &World, space: &Space) -> bool {
+    space.kind == SpaceType::ImRobot && world.directory.user(&space.id) != Standing::Known
 }
 
 fn existing(world: &World, out_track_id: &str) -> Result<std::sync::Arc<Card>, Answer> {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
 use super::api::Call;
-use super::cards::{Api, Card, Change, Space, SpaceType};
+use super::card::{Api, Card, Change, Space, SpaceType};
 use super::directory::Standing;
 use super::open_api::{self, MAX_OUT_TRACK_ID, MAX_RECIPIENTS, invalid};
 use super::{Event, World, held};
@@ -38,6 +38,8 @@ pub(super) fn send(world: &World, app_key: &str, call: &Call) -> Result<Answer, 
     card.params = params;
     card.private = private.unwrap_or_default();
     card.request = String::from_utf8_lossy(&call.body).into_owned();
+    let answer = Answer::ok(json!({"success": true, "result": {"processQueryKey": super::answer::carrier_id()}}));
+    card.answer = answer.text();
     let mut cards = held(&world.cards);
     // Where the ID was used before, its card is shown again as it is: idempotent for the instance, not for the
     // message (dingtalk-api.md §4.3).
@@ -47,12 +49,10 @@ pub(super) fn send(world: &World, app_key: &str, call: &Call) -> Result<Answer, 
     } else {
         &[]
     };
-    let shown = cards.show(out_track_id, spaces);
+    cards.show(out_track_id, spaces);
     drop(cards);
-    world.tell(Event::Card, shown);
-    Ok(Answer::ok(
-        json!({"success": true, "result": {"processQueryKey": super::answer::carrier_id()}}),
-    ))
+    world.tell(Event::Card, Some(out_track_id));
+    Ok(answer)
 }
 
 /// `PUT /v1.0/im/interactiveCards`.
@@ -62,22 +62,24 @@ pub(super) fn update(world: &World, call: &Call) -> Result<Answer, Answer> {
     let (params, private) = open_api::card_data(&body)?;
     open_api::user_id_type(&body)?;
     let options = open_api::optional_object(&body, "cardOptions")?;
+    // A string, in documentation and SDK alike (dingtalk-api.md §4.5).
+    let answer = Answer::ok(json!({"success": "true"}));
     let change = Change {
         params,
         private,
         params_by_key: open_api::flag(options, "updateCardDataByKey")?,
         private_by_key: open_api::flag(options, "updatePrivateDataByKey")?,
         request: String::from_utf8_lossy(&call.body).into_owned(),
+        answer: answer.text(),
     };
     let mut cards = held(&world.cards);
     if cards.get(out_track_id).is_none_or(|card| card.api != Api::Interactive) {
         return Err(Answer::refused("cardInstance.notExist", "卡片实例不存在"));
     }
-    let updated = cards.update(out_track_id, change);
+    cards.update(out_track_id, change);
     drop(cards);
-    world.tell(Event::Update, updated);
-    // A string, in documentation and SDK alike (dingtalk-api.md §4.5).
-    Ok(Answer::ok(json!({"success": "true"})))
+    world.tell(Event::Update, Some(out_track_id));
+    Ok(answer)
 }
 
 fn out_track_id<'a>(body: &'a Map<String, Value>, too_long: &'static str) -> Result<&'a str, Answer> {
@@ -96,7 +98,7 @@ fn out_track_id<'a>(body: &'a Map<String, Value>, too_long: &'static str) -> Res
 }
 
 /// Where the call wants to show the card: a conversation with each user, or one group.
-fn spaces(world: &World, app_key: &str, body: &Map<String, Value>) -> Result<Vec<Space>, Answer> {
+fn spaces(world: &World, app_key: &str, body: &Map<String, Value>) -> Result<Vec<(Space, Option<String>)>, Answer> {
     let group = match body.get("conversationType") {
         None | Some(Value::Null) => return Err(Answer::refused("param.empty", "conversationType is empty")),
         Some(kind) => match kind.as_i64() {
@@ -119,10 +121,7 @@ fn spaces(world: &World, app_key: &str, body: &Map<String, Value>) -> Result<Vec
             Standing::Known if !world.directory.has_robot(id, app_key) => {
                 Err(Answer::refused("chatbotNotInstall", "机器人不在群内"))
             }
-            Standing::Known => Ok(vec![Space {
-                kind: SpaceType::ImGroup,
-                id: id.to_owned(),
-            }]),
+            Standing::Known => Ok(vec![shown(SpaceType::ImGroup, id)]),
             Standing::Unknown => Err(Answer::refused("cidParse.wrong", "群会话id解析失败")),
             Standing::Disabled => Err(Answer::refused("sceneGroupNotFound", "群不存在")),
         };
@@ -133,13 +132,13 @@ fn spaces(world: &World, app_key: &str, body: &Map<String, Value>) -> Result<Vec
     if receivers.len() > 1 && world.directory.assume().one_receiver_per_chat {
         return Err(invalid("receiverUserIdList has more than one user"));
     }
-    Ok(receivers
-        .into_iter()
-        .map(|id| Space {
-            kind: SpaceType::ImRobot,
-            id,
-        })
-        .collect())
+    Ok(receivers.iter().map(|id| shown(SpaceType::ImRobot, id)).collect())
+}
+
+/// A delivery that does not fail: here one that would refuses the whole call.
+fn shown(kind: SpaceType, id: &str) -> (Space, Option<String>) {
+    let id = id.to_owned();
+    (Space { kind, id }, None)
 }
 
 fn receivers(body: &Map<String, Value>) -> Result<Vec<String>, Answer> {

@@ -5,14 +5,17 @@
 //! that one misreading cannot pass on both sides. It depends on the settings and on nothing else here.
 //!
 //! A call goes `api` (faults, token, limit) → `oapi`, `open_api`, `interactive`, `instances` (the endpoints' own
-//! rules) → `directory` (who is known) and `cards` (what was sent). `inbox` is the part that DingTalk has not.
+//! rules) → `directory` (who is known) and `cards` (what was sent). DingTalk has neither
+//! `inbox` and `page` (what was sent, for programs and people) nor `control` (faults and counts).
 
 mod answer;
 mod api;
 mod arrivals;
 mod calls;
+mod card;
 mod cards;
 mod connection;
+mod control;
 mod directory;
 mod endpoint;
 mod faults;
@@ -26,6 +29,10 @@ mod kinds;
 mod latency;
 mod oapi;
 mod open_api;
+mod page;
+mod query;
+mod refused;
+mod search;
 mod spaces;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::needless_pass_by_value)]
@@ -36,7 +43,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -57,19 +64,31 @@ struct World {
     calls: Mutex<calls::Calls>,
     arrivals: Mutex<arrivals::Arrivals>,
     faults: Mutex<faults::Faults>,
-    events: broadcast::Sender<(Event, Option<Arc<cards::Card>>)>,
+    refused: Mutex<refused::RefusedCalls>,
+    events: broadcast::Sender<News>,
     stop: CancellationToken,
 }
 
-/// What a page is told.
+/// What a page is told: what happened, and to which card, if it was one.
+#[derive(Debug, Clone)]
+struct News {
+    event: Event,
+    out_track_id: Option<String>,
+}
+
+/// What can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
     /// A card was made, or shown once more.
     Card,
     /// A card was changed.
     Update,
-    /// All cards were deleted.
+    /// A card was deleted, or all were.
     Clear,
+    /// A call got no success.
+    Refused,
+    /// The faults in force are others.
+    Faults,
 }
 
 /// Serves the sandbox until `stop`, and for at most two seconds more.
@@ -82,6 +101,7 @@ pub async fn serve(listener: TcpListener, settings: &Sandbox, stop: Cancellation
         calls: Mutex::default(),
         arrivals: Mutex::new(arrivals::Arrivals::new(settings.keep)),
         faults: Mutex::default(),
+        refused: Mutex::new(refused::RefusedCalls::new(settings.keep)),
         events: broadcast::Sender::new(EVENTS),
         stop: stop.clone(),
     });
@@ -99,28 +119,61 @@ pub async fn serve(listener: TcpListener, settings: &Sandbox, stop: Cancellation
 }
 
 fn router(world: Arc<World>) -> Router {
-    Router::new()
-        .route("/", get(inbox::page))
-        .route("/sandbox/cards", get(inbox::cards).delete(inbox::delete_cards))
-        .route("/sandbox/cards/{out_track_id}", get(inbox::card))
-        .route("/sandbox/calls", get(inbox::calls).delete(inbox::delete_calls))
-        .route("/sandbox/arrivals", get(inbox::arrivals).delete(inbox::delete_arrivals))
-        .route(
-            "/sandbox/faults",
-            get(inbox::faults).put(inbox::put_faults).delete(inbox::delete_faults),
-        )
-        .route("/sandbox/directory", get(inbox::directory))
-        .route("/sandbox/events", get(inbox::events))
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
         .fallback(api::take)
         .with_state(world)
 }
 
+/// What DingTalk has not. The OpenAPI file says the same, which a test checks.
+fn routes() -> Vec<(&'static str, MethodRouter<Arc<World>>)> {
+    vec![
+        ("/", get(page::page)),
+        ("/sandbox/page/{file}", get(page::file)),
+        ("/sandbox/cards", get(inbox::cards).delete(inbox::delete_cards)),
+        (
+            "/sandbox/cards/{out_track_id}",
+            get(inbox::card).delete(inbox::delete_card),
+        ),
+        ("/sandbox/refused", get(inbox::refused).delete(inbox::delete_refused)),
+        ("/sandbox/events", get(inbox::events)),
+        ("/sandbox/calls", get(control::calls).delete(control::delete_calls)),
+        (
+            "/sandbox/arrivals",
+            get(control::arrivals).delete(control::delete_arrivals),
+        ),
+        (
+            "/sandbox/faults",
+            get(control::faults)
+                .put(control::put_faults)
+                .delete(control::delete_faults),
+        ),
+        ("/sandbox/directory", get(control::directory)),
+        ("/sandbox/openapi.json", get(control::openapi)),
+    ]
+}
+
+impl Event {
+    /// Its name among server-sent events.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Card => "card",
+            Self::Update => "update",
+            Self::Clear => "clear",
+            Self::Refused => "refused",
+            Self::Faults => "faults",
+        }
+    }
+}
+
 impl World {
-    /// Tells every open page. A card that was forgotten meanwhile is no news.
-    fn tell(&self, event: Event, card: Option<Arc<cards::Card>>) {
-        if self.events.receiver_count() > 0 && (card.is_some() || event == Event::Clear) {
+    /// Tells every open page.
+    fn tell(&self, event: Event, out_track_id: Option<&str>) {
+        if self.events.receiver_count() > 0 {
+            let out_track_id = out_track_id.map(str::to_owned);
             // Fails only where the last page has just gone.
-            let _ = self.events.send((event, card));
+            let _ = self.events.send(News { event, out_track_id });
         }
     }
 }
@@ -163,6 +216,7 @@ mod tests {
         tokio::spawn(client.get(format!("{base}/gettoken")).send());
         stop.cancel();
         assert!(server.await.unwrap().is_ok());
-        assert!(page.chunk().await.unwrap().is_none());
+        // It was told of the fault, and then of nothing more.
+        while page.chunk().await.unwrap().is_some() {}
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::World;
 use super::answer::Answer;
 use super::api::Call;
-use super::cards::Params;
+use super::card::Params;
 
 /// Recipients of one call (dingtalk-api.md §4.2, §10).
 pub(super) const MAX_RECIPIENTS: usize = 20;

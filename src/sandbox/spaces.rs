@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::World;
 use super::answer::Answer;
-use super::cards::{Space, SpaceType};
+use super::card::{Space, SpaceType};
 use super::directory::Standing;
 use super::open_api::{self, MAX_RECIPIENTS, invalid};
 

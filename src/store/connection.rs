@@ -35,7 +35,7 @@ const FLEET_MEMORY: Duration = Duration::from_secs(15);
 /// All workers notice within this time that Redis is back.
 const SETTLING: Duration = Duration::from_secs(4);
 
-/// Notes the worker ARGV[1] as present for ARGV[2] microseconds, by the server's clock; how many are.
+/// Notes the worker `ARGV[1]` as present for `ARGV[2]` microseconds, by the server's clock; how many are.
 const PRESENT: &str = "local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 redis.call('ZADD', KEYS[1], now, ARGV[1])
@@ -64,6 +64,28 @@ struct Fleet {
     size: Option<(usize, Instant)>,
     /// When the store came back after it had been away.
     back: Option<Instant>,
+}
+
+impl Fleet {
+    /// So many workers were present just now.
+    fn saw(&mut self, present: usize) {
+        let outdated = self
+            .size
+            .is_none_or(|(size, at)| present >= size || at.elapsed() >= FLEET_MEMORY);
+        if outdated {
+            self.size = Some((present, Instant::now()));
+        }
+    }
+
+    /// The store is back. Who finds it first is alone there, so nobody is counted yet, and the fleet from before counts as
+    /// seen just now, however long the store was away.
+    fn came_back(&mut self) {
+        let now = Instant::now();
+        self.back = Some(now);
+        if let Some((_, seen)) = &mut self.size {
+            *seen = now;
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -142,17 +164,6 @@ impl Redis {
         self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// So many workers were present just now.
-    fn saw(&self, present: usize) {
-        let mut fleet = self.fleet_state();
-        let outdated = fleet
-            .size
-            .is_none_or(|(size, at)| present >= size || at.elapsed() >= FLEET_MEMORY);
-        if outdated {
-            fleet.size = Some((present, Instant::now()));
-        }
-    }
-
     /// Whether it serves, or may: an answer was late.
     pub(super) fn is_up(&self) -> bool {
         matches!(&*self.state(), State::Up(_) | State::Doubted(_))
@@ -186,16 +197,17 @@ impl Redis {
         if let State::Up(connection) | State::Doubted(connection) = &before
             && let Ok(present) = serves(connection.clone(), &probe).await
         {
-            self.saw(present);
+            self.fleet_state().saw(present);
             // One answer can be late on a busy machine; that is nothing to tell.
             *self.state() = State::Up(connection.clone());
             return;
         }
         match (connect(client, &probe).await, before) {
             (Ok((connection, present)), before) => {
-                self.saw(present);
                 if matches!(before, State::Away(_)) {
-                    self.fleet_state().back = Some(Instant::now());
+                    self.fleet_state().came_back();
+                } else {
+                    self.fleet_state().saw(present);
                 }
                 *self.state() = State::Up(connection);
                 self.metrics.redis_connected.set(1);
@@ -408,5 +420,22 @@ mod tests {
             Some(2),
             "alone again on an empty Redis, but the others will come"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_first_on_a_store_that_was_away_for_long_does_not_take_itself_for_the_fleet() {
+        let mut fleet = Fleet::default();
+        let size = |fleet: &Fleet| fleet.size.map(|(size, _)| size);
+        fleet.saw(8);
+        tokio::time::advance(FLEET_MEMORY * 2).await;
+        fleet.came_back();
+        fleet.saw(1);
+        assert_eq!(size(&fleet), Some(8));
+        tokio::time::advance(FLEET_MEMORY).await;
+        fleet.saw(3);
+        assert_eq!(size(&fleet), Some(3), "the others did not come");
+        let mut unseen = Fleet::default();
+        unseen.came_back();
+        assert_eq!(size(&unseen), None, "the others are still to come");
     }
 }

@@ -36,6 +36,7 @@ use crate::job::Job;
 use crate::ledger;
 use crate::metrics::Metrics;
 use crate::outcome::{Class, Reason, UNKNOWN_APP};
+use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;
 
 pub use self::drain::{Left, drain};
@@ -56,6 +57,7 @@ pub struct Worker {
     publisher: Publisher,
     holds: Holds,
     metrics: Arc<Metrics>,
+    repeats: Repeats,
 }
 
 impl Worker {
@@ -78,6 +80,7 @@ impl Worker {
             names,
             publisher,
             metrics,
+            repeats: Repeats::default(),
         }
     }
 
@@ -103,27 +106,27 @@ impl Worker {
 
     /// Works on one delivery until it is settled, or until `shutdown` gives it up: then the broker delivers it again.
     pub async fn work(&self, delivery: Delivery, shutdown: &Shutdown) {
-        let lived_and_settled = async {
-            self.metrics.jobs_in_flight.inc();
-            let _in_flight = InFlight(&self.metrics);
-            let sender = self.sender();
-            let living = AssertUnwindSafe(self.life(&sender, &delivery, shutdown)).catch_unwind();
-            let settlement = living
-                .await
-                .unwrap_or_else(|panic| Settlement::panicked(&delivery, panic.as_ref()));
-            let reply = Reply::of(&delivery, &settlement);
-            let settled = settle::settle(self, delivery, settlement).await;
-            reply.filter(|_| settled == Settled::Done)
-        };
-        let settled_and_told = async {
-            if let Some(reply) = lived_and_settled.await {
-                reply.send(&self.publisher).await;
-            }
-        };
         tokio::select! {
-            () = settled_and_told => {}
+            reply = self.settle(delivery, shutdown) => if let Some(reply) = reply {
+                // Boxed, since few jobs have one and all would carry its room.
+                Box::pin(reply.send(&self.publisher, &self.repeats, shutdown)).await;
+            },
             () = shutdown.aborted() => {}
         }
+    }
+
+    /// Lives a delivery through to its settlement, and gives the result that somebody waits for.
+    async fn settle(&self, delivery: Delivery, shutdown: &Shutdown) -> Option<Reply> {
+        self.metrics.jobs_in_flight.inc();
+        let _in_flight = InFlight(&self.metrics);
+        let sender = self.sender();
+        let living = AssertUnwindSafe(self.life(&sender, &delivery, shutdown)).catch_unwind();
+        let settlement = living
+            .await
+            .unwrap_or_else(|panic| Settlement::panicked(&delivery, panic.as_ref()));
+        let reply = Reply::of(&delivery, &settlement);
+        let settled = settle::settle(self, delivery, settlement).await;
+        reply.filter(|_| settled == Settled::Done)
     }
 
     /// What is to become of a delivery.

@@ -92,6 +92,8 @@ pub(super) struct Progress {
     pub(super) moved: bool,
     /// Why something is still open.
     pub(super) trouble: Option<Failure>,
+    /// What happened to those who failed in this attempt, to one for each reason.
+    pub(super) noted: BTreeMap<Reason, Failure>,
     /// What happened, for people.
     pub(super) detail: String,
     /// What they can do about it, where DingTalk or the way to it is the cause.
@@ -133,6 +135,7 @@ impl Progress {
 
     /// What happened to those who failed; of several, the first is told.
     pub(super) fn note(&mut self, failure: &Failure) {
+        self.noted.entry(failure.reason).or_insert_with(|| failure.clone());
         if self.detail.is_empty() {
             self.detail.clone_from(&failure.detail);
             self.remedy = Some(failure.remedy());

@@ -5,12 +5,16 @@
 
 use std::time::Duration;
 
+use tracing::Level;
+
 use super::Progress;
 use super::settle::Settlement;
 use crate::amqp::{Delivery, PublishError, Publisher, ReplyTo};
 use crate::outcome::{Outcome, Reason};
+use crate::repeats::Repeats;
 use crate::result::{JobResult, RecipientResult};
 use crate::retry::Schedule;
+use crate::shutdown::Shutdown;
 use crate::slice::Slices;
 
 /// How long a result is tried to be handed to the broker.
@@ -51,8 +55,9 @@ impl Reply {
         })
     }
 
-    /// Publishes it, again and again for a while. A queue that is gone has nobody who waits.
-    pub(super) async fn send(self, publisher: &Publisher) {
+    /// Publishes it, again and again for a while, but not beyond the end of `shutdown`. A queue that is gone has nobody who
+    /// waits.
+    pub(super) async fn send(self, publisher: &Publisher, repeats: &Repeats, shutdown: &Shutdown) {
         let body = serde_json::to_vec(&self.result).unwrap_or_default();
         let published = async {
             let mut schedule = Schedule::reconnect(Duration::from_secs(5));
@@ -71,12 +76,22 @@ impl Reply {
                 }
             }
         };
-        if tokio::time::timeout(PATIENCE, published).await.is_err() {
-            tracing::warn!(
-                job = self.result.id,
-                reply_to = self.to.queue(),
-                "a result was not confirmed and is given up; what it tells of is settled all the same"
-            );
+        let published = async {
+            tokio::select! {
+                () = published => true,
+                () = shutdown.aborted() => false,
+            }
+        };
+        if !tokio::time::timeout(PATIENCE, published).await.unwrap_or(false) {
+            let event = "a result was not confirmed";
+            repeats.write(Level::WARN, event, &self.result.app, Reason::None, || {
+                tracing::warn!(
+                    app = self.result.app,
+                    job = self.result.id,
+                    reply_to = self.to.queue(),
+                    "{event} and is given up; what it tells of is settled all the same"
+                );
+            });
         }
     }
 }

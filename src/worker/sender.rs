@@ -4,6 +4,7 @@
 //! the broker, and here the delayed retries are waited for and what became of each recipient is given back. It settles
 //! nothing and takes part in no hold: whoever sends by hand is told why nothing is delivered and stops.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,8 +42,8 @@ pub struct Order<'a> {
 pub struct Sent {
     /// Outcome and reason of each recipient, in the order of `to`. Without an outcome it is still open, for that reason.
     pub recipients: Vec<(Option<Outcome>, Reason)>,
-    /// What happened, for people; empty where there is nothing to explain.
-    pub detail: String,
+    /// What happened to those who have no card, to one for each reason.
+    pub failures: BTreeMap<Reason, Failure>,
 }
 
 impl Sender {
@@ -228,7 +229,7 @@ impl Sent {
     pub fn nothing(order: &Order<'_>, failure: &Failure) -> Self {
         Self {
             recipients: vec![(None, failure.reason); order.job.to.len()],
-            detail: failure.detail.clone(),
+            failures: BTreeMap::from([(failure.reason, failure.clone())]),
         }
     }
 
@@ -242,9 +243,14 @@ impl Sent {
         for last in &progress.finals {
             recipients[last.position] = (Some(last.outcome), last.reason);
         }
+        let noted = progress.noted.iter().map(|(reason, failure)| (*reason, failure));
+        let trouble = progress.trouble.iter().map(|failure| (failure.reason, failure));
         Self {
             recipients,
-            detail: progress.detail.clone(),
+            failures: noted
+                .chain(trouble)
+                .map(|(reason, failure)| (reason, failure.clone()))
+                .collect(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::any::Any;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
+use tracing::Level;
 
 use super::sender::Order;
 use super::{Progress, Worker};
@@ -198,8 +199,10 @@ pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Sett
                 worker.metrics.recipients(&ended.app, Outcome::Retried, reason, open);
                 // A hold is told once, by itself.
                 if !reason.holds() {
-                    tracing::info!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, open,
-                        delay_s = delay.as_secs_f64(), detail = ended.progress.detail, remedy = ended.progress.remedy, "retried: the broker holds the job");
+                    worker.repeats.write(Level::INFO, "retried", &ended.app, reason, || {
+                        tracing::info!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, open,
+                            delay_s = delay.as_secs_f64(), detail = ended.progress.detail, remedy = ended.progress.remedy, "retried: the broker holds the job");
+                    });
                 }
             }
             settled
@@ -211,11 +214,14 @@ pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Sett
 async fn done(worker: &Worker, delivery: Delivery, ended: &Ended) -> Settled {
     count_finals(worker, &delivery, ended);
     if delivery.ack().await == Settled::Lost {
-        tracing::info!(
-            app = ended.app,
-            job = ended.job_id,
-            "done, but the session had ended: the broker delivers it again"
-        );
+        let event = "done, but the session had ended";
+        worker.repeats.write(Level::INFO, event, &ended.app, Reason::None, || {
+            tracing::info!(
+                app = ended.app,
+                job = ended.job_id,
+                "{event}: the broker delivers it again"
+            );
+        });
         return Settled::Lost;
     }
     let outcome = worst(ended).unwrap_or(Outcome::Duplicate);
@@ -265,8 +271,10 @@ async fn dead(worker: &Worker, delivery: Delivery, ended: &Ended, reason: Reason
         worker.metrics.recipients(&ended.app, Outcome::Dead, reason, uncut);
     }
     let remedy = ended.progress.remedy.unwrap_or(Remedy::of(reason).en);
-    tracing::warn!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, detail = ended.progress.detail,
-        remedy, failed = headers.failed, "dead: the job is in the dead letters (dingcard dead show)");
+    worker.repeats.write(Level::WARN, "dead", &ended.app, reason, || {
+        tracing::warn!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, detail = ended.progress.detail,
+            remedy, failed = headers.failed, "dead: the job is in the dead letters (dingcard dead show)");
+    });
     Settled::Done
 }
 

@@ -22,6 +22,7 @@
 
 #[path = "../it/broker.rs"]
 mod broker;
+mod cluster;
 #[path = "../it/http.rs"]
 mod http;
 #[path = "../it/process.rs"]
@@ -57,6 +58,7 @@ const LAST_LINES: usize = 25;
 /// Starts private brokers, the sandbox and workers, injects one fault at a time, and says what was lost.
 #[derive(Debug, Parser)]
 #[command(name = "faults")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct Args {
     /// Jobs a row.
     #[arg(long, default_value_t = 500)]
@@ -70,10 +72,13 @@ struct Args {
     /// How often the broker is restarted, and killed; 10 without it, 2 in the small set.
     #[arg(long)]
     restarts: Option<u32>,
-    /// Rows at once.
-    #[arg(long, default_value_t = 3)]
-    lanes: usize,
-    /// The table at the end as Markdown.
+    /// Rows at once; 3 without it, with `--rate` 1.
+    #[arg(long)]
+    lanes: Option<usize>,
+    /// What the workers keep to at DingTalk's limit, instead of faults; each row has a number of jobs of its own.
+    #[arg(long)]
+    rate: bool,
+    /// The table at the end as Markdown, and each line of it as soon as its row ends.
     #[arg(long)]
     markdown: bool,
     /// Lists the rows and what must hold in each, and ends.
@@ -83,14 +88,21 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let rows = rows::all();
+    let rows = if args.rate {
+        rows::at_the_limit(args.small)
+    } else {
+        rows::all()
+    };
     if args.list {
         for row in &rows {
             println!("{:<20} {}", row.name, row.holds);
         }
         return ExitCode::SUCCESS;
     }
-    let chosen = |row: &Row| args.only.is_empty() || args.only.iter().any(|name| row.name.contains(name.as_str()));
+    let chosen = |row: &Row| {
+        let named = args.only.is_empty() || args.only.iter().any(|name| row.name.contains(name.as_str()));
+        named && !(args.small && row.broker == Own::Cluster)
+    };
     let rows: Vec<Row> = rows.into_iter().filter(chosen).collect();
     match start(&args, rows) {
         Ok(true) => ExitCode::SUCCESS,
@@ -118,14 +130,15 @@ fn start(args: &Args, rows: Vec<Row>) -> Result<bool, String> {
         interrupted: interruption()?,
     };
     let forgeries = verdict::can_fail()?;
+    stage::can_fail()?;
     println!("checker: all of {forgeries} forgeries were noticed");
     let begun = Instant::now();
-    let board = Board::new(rows.len());
+    let board = Board::new(rows.len(), args.markdown);
     let shared: Mutex<Option<Arc<Broker>>> = Mutex::new(None);
     let queue: Mutex<VecDeque<(usize, Row)>> = Mutex::new(rows.into_iter().enumerate().collect());
     let results: Mutex<Vec<(usize, &'static str, Verdict)>> = Mutex::default();
     std::thread::scope(|scope| {
-        for _ in 0..args.lanes.max(1) {
+        for _ in 0..args.lanes.unwrap_or(if args.rate { 1 } else { 3 }).max(1) {
             scope.spawn(|| {
                 loop {
                     // The lock is let go before the row is played.
@@ -144,14 +157,16 @@ fn start(args: &Args, rows: Vec<Row>) -> Result<bool, String> {
     let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(place, ..)| *place);
     let lines: Vec<_> = results.iter().map(|(_, name, verdict)| (*name, verdict)).collect();
-    println!("\n{}", table::table(&lines, args.markdown));
+    let table = if args.rate { table::measured } else { table::table };
+    println!("\n{}", table(&lines, args.markdown));
     let held = lines.iter().filter(|(_, verdict)| verdict.holds()).count();
     let took = begun.elapsed().as_secs();
-    println!(
-        "{held} of {} rows held, {} jobs each, in {took} s",
-        lines.len(),
-        run.jobs
-    );
+    let jobs = if args.rate {
+        String::new()
+    } else {
+        format!(", {} jobs each, or as many as the row says", run.jobs)
+    };
+    println!("{held} of {} rows held{jobs}, in {took} s", lines.len());
     if run.interrupted.load(Ordering::Relaxed) {
         return Err("interrupted".to_owned());
     }
@@ -167,7 +182,7 @@ fn play(run: &Run, row: &Row, shared: &Mutex<Option<Arc<Broker>>>, board: &Board
     let played = catch_unwind(AssertUnwindSafe(|| {
         let broker = match row.broker {
             Own::Shared => lock(shared).get_or_insert_with(|| Arc::new(Broker::start())).clone(),
-            Own::Private => Arc::new(Broker::start()),
+            Own::Private | Own::Cluster => Arc::new(Broker::start()),
         };
         let namespace = format!("faults-{}", row.name);
         let mut stage = Stage::new(run, &namespace, &broker, progress)?;

@@ -2,7 +2,8 @@
 //!
 //! Separate from the rows because a network that swallows what is sent cannot be had from the broker or the worker: a
 //! frozen broker still has a kernel that answers. What arrives meanwhile is kept, as a sender's kernel would keep it, and
-//! forwarded afterwards. It looks into no byte, loses none and invents none.
+//! forwarded afterwards. It may have several servers, as a balancer in front of a cluster has, and a word that springs it
+//! like a trap. Otherwise it looks into no byte, and it loses none and invents none.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -30,19 +31,30 @@ enum State {
 }
 
 impl Proxy {
-    /// Forwards connections to `server` from now on.
-    pub(crate) fn to(server: SocketAddr) -> io::Result<Self> {
+    /// Forwards connections from now on, each to the next of the servers that takes it.
+    pub(crate) fn to(servers: &[SocketAddr]) -> io::Result<Self> {
+        Self::start(servers, None)
+    }
+
+    /// Forwards connections to `server` until a client says `word`: from then on nothing passes, the word included.
+    pub(crate) fn trap(server: SocketAddr, word: &'static str) -> io::Result<Self> {
+        Self::start(&[server], Some(word))
+    }
+
+    fn start(servers: &[SocketAddr], word: Option<&'static str>) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let address = listener.local_addr()?;
         let gate = Arc::new(Gate::default());
         let accepting = gate.clone();
+        let mut servers = servers.to_vec();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if accepting.is_ended() {
                     return;
                 }
-                let gate = accepting.clone();
-                thread::spawn(move || serve(&client, server, &gate));
+                servers.rotate_left(1);
+                let (gate, servers) = (accepting.clone(), servers.clone());
+                thread::spawn(move || serve(&client, &servers, &gate, word));
             }
         });
         Ok(Self { address, gate })
@@ -56,6 +68,11 @@ impl Proxy {
     /// Nothing passes any more, in either direction; new connections are taken and not served.
     pub(crate) fn swallow(&self) {
         self.gate.set(State::Swallowing);
+    }
+
+    /// Whether its word was said, or somebody else closed it.
+    pub(crate) fn is_swallowing(&self) -> bool {
+        *self.gate.state.lock().unwrap_or_else(PoisonError::into_inner) == State::Swallowing
     }
 
     /// Everything passes again.
@@ -93,31 +110,42 @@ impl Gate {
     }
 }
 
-fn serve(client: &TcpStream, server: SocketAddr, gate: &Arc<Gate>) {
+fn serve(client: &TcpStream, servers: &[SocketAddr], gate: &Arc<Gate>, word: Option<&'static str>) {
     if !gate.pass() {
         return;
     }
-    let Ok(server) = TcpStream::connect(server) else { return };
+    let Some(server) = servers.iter().find_map(|server| TcpStream::connect(server).ok()) else {
+        return;
+    };
     let (Ok(from), Ok(to)) = (client.try_clone(), server.try_clone()) else {
         return;
     };
     let there = gate.clone();
-    let forth = thread::spawn(move || copy(from, to, &there));
+    let forth = thread::spawn(move || copy(from, to, &there, word));
     if let (Ok(from), Ok(to)) = (server.try_clone(), client.try_clone()) {
-        copy(from, to, gate);
+        copy(from, to, gate, None);
     }
     let _ended = forth.join();
 }
 
 /// Copies until either end closes, and then closes both ways of both.
-fn copy(mut from: TcpStream, mut to: TcpStream, gate: &Gate) {
+fn copy(mut from: TcpStream, mut to: TcpStream, gate: &Gate, word: Option<&'static str>) {
     let mut bytes = vec![0; 64 * 1024];
+    // What came before, as far as a word may begin in it.
+    let mut heard = Vec::new();
     while gate.pass() {
         let Ok(count @ 1..) = from.read(&mut bytes) else { break };
+        let Some(read) = bytes.get(..count) else { break };
+        if let Some(word) = word {
+            heard.extend_from_slice(read);
+            if heard.windows(word.len()).any(|said| said == word.as_bytes()) {
+                gate.set(State::Swallowing);
+            }
+            heard.drain(..heard.len().saturating_sub(word.len() - 1));
+        }
         if !gate.pass() {
             break;
         }
-        let Some(read) = bytes.get(..count) else { break };
         if to.write_all(read).is_err() {
             break;
         }

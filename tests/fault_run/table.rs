@@ -19,10 +19,12 @@ type Playing = Arc<Mutex<Vec<(&'static str, Arc<Progress>)>>>;
 pub(crate) struct Board {
     bar: ProgressBar,
     playing: Playing,
+    markdown: bool,
 }
 
 impl Board {
-    pub(crate) fn new(rows: usize) -> Self {
+    /// With `markdown`, each row's line of the table is printed as it ends: a run that breaks off loses nothing.
+    pub(crate) fn new(rows: usize, markdown: bool) -> Self {
         let bar = ProgressBar::with_draw_target(Some(rows as u64), ProgressDrawTarget::stderr());
         let playing: Playing = Arc::default();
         let shown = playing.clone();
@@ -42,7 +44,7 @@ impl Board {
             );
         bar.set_style(style);
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self { bar, playing }
+        Self { bar, playing, markdown }
     }
 
     pub(crate) fn begin(&self, name: &'static str, progress: &Arc<Progress>) {
@@ -58,6 +60,9 @@ impl Board {
         self.bar.inc(1);
         self.bar.suspend(|| {
             println!("{}", line(name, verdict));
+            if self.markdown {
+                println!("| {} |", cells(name, verdict).join(" | "));
+            }
             for wrong in &verdict.wrong {
                 println!("  NOT HELD: {wrong}");
             }
@@ -93,6 +98,24 @@ fn line(name: &str, v: &Verdict) -> String {
     )
 }
 
+/// A row of the table.
+fn cells(name: &str, v: &Verdict) -> Vec<String> {
+    let numbers = [
+        v.published as u64,
+        v.delivered as u64,
+        v.dead as u64,
+        v.expired,
+        v.left,
+        v.lost as u64,
+        v.duplicates,
+    ];
+    let mut cells = vec![name.to_owned()];
+    cells.extend(numbers.map(|n| n.to_string()));
+    cells.push(v.resume.map_or_else(|| "-".to_owned(), seconds));
+    cells.push(if v.holds() { "yes" } else { "NO" }.to_owned());
+    cells
+}
+
 /// All rows.
 pub(crate) fn table(rows: &[(&str, &Verdict)], markdown: bool) -> String {
     let head = [
@@ -108,27 +131,29 @@ pub(crate) fn table(rows: &[(&str, &Verdict)], markdown: bool) -> String {
         "held",
     ];
     let mut lines: Vec<Vec<String>> = vec![head.map(str::to_owned).to_vec()];
+    lines.extend(rows.iter().map(|(name, verdict)| cells(name, verdict)));
+    laid_out(&lines, markdown)
+}
+
+/// What each row measured.
+pub(crate) fn measured(rows: &[(&str, &Verdict)], markdown: bool) -> String {
+    let cells = |name: &str, measured: String, held: &str| vec![name.to_owned(), measured, held.to_owned()];
+    let mut lines = vec![cells("row", "measured".to_owned(), "held")];
     for (name, v) in rows {
-        let numbers = [
-            v.published as u64,
-            v.delivered as u64,
-            v.dead as u64,
-            v.expired,
-            v.left,
-            v.lost as u64,
-            v.duplicates,
-        ];
-        let mut cells = vec![(*name).to_owned()];
-        cells.extend(numbers.map(|n| n.to_string()));
-        cells.push(v.resume.map_or_else(|| "-".to_owned(), seconds));
-        cells.push(if v.holds() { "yes" } else { "NO" }.to_owned());
-        lines.push(cells);
+        let held = if v.holds() { "yes" } else { "NO" };
+        lines.push(cells(name, v.notes.join("; "), held));
     }
+    laid_out(&lines, markdown)
+}
+
+/// The first line is the head; numbers, which are all but the first column, stand on the right.
+fn laid_out(lines: &[Vec<String>], markdown: bool) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| {
         let cells = lines.iter().filter_map(|cells| cells.get(column));
         cells.map(String::len).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     let padded = |cells: &Vec<String>| {
         let padded = cells.iter().zip(&widths).enumerate().map(|(n, (cell, width))| {
             if n == 0 {

@@ -6,13 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-/// What is known at the end of a row. Every job has one recipient, so a job is delivered where its card was shown.
+/// What is known at the end of a row. A job has one recipient, unless the row says otherwise, so it is delivered where its
+/// card was shown.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Evidence {
     /// IDs that the broker confirmed.
     pub(crate) published: BTreeSet<String>,
     /// How often each job's card was shown, as the sandbox saw it.
     pub(crate) shown: BTreeMap<String, u64>,
+    /// To how many the cards of a job are to be shown, where those are several. The others may be dead.
+    pub(crate) several: BTreeMap<String, u64>,
     /// IDs in the dead letters, one a letter.
     pub(crate) dead: Vec<String>,
     /// IDs that may not be sent any more, and what the workers counted of such.
@@ -81,7 +84,11 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
         expired: evidence.expired,
         left: evidence.left.values().sum(),
         lost: missing.len() + uncounted,
-        duplicates: evidence.shown.values().map(|count| count - 1).sum(),
+        duplicates: evidence
+            .shown
+            .iter()
+            .map(|(id, count)| again(evidence, id, *count))
+            .sum(),
         ..Verdict::default()
     };
     let mut wrong = Vec::new();
@@ -90,18 +97,28 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
         wrong.push(format!("lost {}: {}", verdict.lost, some(&missing)));
     }
     if verdict.duplicates > evidence.duplicates_allowed {
-        let again: Vec<&String> = evidence
+        let more: Vec<&String> = evidence
             .shown
             .iter()
-            .filter(|(_, count)| **count > 1)
+            .filter(|(id, count)| again(evidence, id, **count) > 0)
             .map(|(id, _)| id)
             .collect();
         wrong.push(format!(
             "{} cards shown again, {} allowed: {}",
             verdict.duplicates,
             evidence.duplicates_allowed,
-            some(&again)
+            some(&more)
         ));
+    }
+    let shown = |id: &String| evidence.shown.get(id).copied().unwrap_or(0);
+    let missed: Vec<&String> = evidence
+        .several
+        .iter()
+        .filter(|(id, due)| shown(id) < **due)
+        .map(|(id, _)| id)
+        .collect();
+    if !missed.is_empty() {
+        wrong.push(format!("not shown to all of their recipients: {}", some(&missed)));
     }
     if verdict.left > 0 {
         wrong.push(format!("left in queues: {:?}", evidence.left));
@@ -117,7 +134,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
     let both: Vec<&String> = dead
         .iter()
         .copied()
-        .filter(|id| evidence.shown.contains_key(*id))
+        .filter(|id| evidence.shown.contains_key(*id) && !evidence.several.contains_key(*id))
         .collect();
     if !both.is_empty() {
         wrong.push(format!("both delivered and dead: {}", some(&both)));
@@ -149,6 +166,11 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
     verdict
 }
 
+/// How often the card of a job was shown to somebody who had it.
+fn again(evidence: &Evidence, id: &str, shown: u64) -> u64 {
+    shown.saturating_sub(evidence.several.get(id).copied().unwrap_or(1))
+}
+
 /// The first line that shows what no line may, itself not repeated.
 fn leak(evidence: &Evidence) -> Option<String> {
     evidence.said.iter().enumerate().find_map(|(number, line)| {
@@ -176,8 +198,9 @@ type Forge = fn(&mut Evidence);
 pub(crate) fn can_fail() -> Result<usize, String> {
     let id = |n: u32| format!("j{n}");
     let sound = Evidence {
-        published: (0..5).map(id).collect(),
-        shown: (0..3).map(|n| (id(n), 1)).collect(),
+        published: (0..6).map(id).collect(),
+        shown: (0..3).map(|n| (id(n), 1)).chain([(id(5), 7)]).collect(),
+        several: [(id(5), 7)].into(),
         dead: vec![id(3)],
         doomed: [id(3)].into(),
         late: [id(4)].into(),
@@ -191,7 +214,7 @@ pub(crate) fn can_fail() -> Result<usize, String> {
     if !honest.holds() {
         return Err(format!("sound evidence was refused: {:?}", honest.wrong));
     }
-    let forgeries: [(&str, Forge); 11] = [
+    let forgeries: [(&str, Forge); 13] = [
         ("a card taken away", |e| {
             e.shown.remove("j1");
         }),
@@ -199,6 +222,12 @@ pub(crate) fn can_fail() -> Result<usize, String> {
         ("an expired job not counted", |e| e.expired = 0),
         ("a card shown twice", |e| {
             e.shown.insert("j1".to_owned(), 2);
+        }),
+        ("a card shown to one more", |e| {
+            e.shown.insert("j5".to_owned(), 8);
+        }),
+        ("a recipient left out", |e| {
+            e.shown.insert("j5".to_owned(), 6);
         }),
         ("a late job shown", |e| {
             e.shown.insert("j4".to_owned(), 1);

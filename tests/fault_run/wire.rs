@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use serde_json::Value;
+use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -30,15 +32,21 @@ pub(crate) struct Letter {
     pub(crate) attempt: i64,
     /// `dingcard-detail`.
     pub(crate) detail: String,
+    /// `dingcard-failed`: positions by reason.
+    pub(crate) failed: String,
 }
 
-fn with_channel<T>(url: &str, work: impl AsyncFnOnce(Channel) -> lapin::Result<T>) -> Result<T, String> {
+fn with_channel<T>(
+    url: &str,
+    patience: Duration,
+    work: impl AsyncFnOnce(Channel) -> lapin::Result<T>,
+) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
     let asked = runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, async {
+        tokio::time::timeout(patience, async {
             let connection = Connection::connect(url, ConnectionProperties::default()).await?;
             let done = work(connection.create_channel().await?).await;
             // Its channel may be closing already, which is as good.
@@ -49,15 +57,20 @@ fn with_channel<T>(url: &str, work: impl AsyncFnOnce(Channel) -> lapin::Result<T
     });
     match asked {
         Ok(answer) => answer.map_err(|error| format!("the broker: {error}")),
-        Err(_) => Err(format!("the broker gave no answer in {PATIENCE:?}")),
+        Err(_) => Err(format!("the broker gave no answer in {patience:?}")),
     }
 }
 
-/// Publishes messages as they are, confirmed.
-pub(crate) fn publish(url: &str, messages: &[Raw]) -> Result<(), String> {
-    let refused = with_channel(url, async |channel| {
+/// Publishes messages as they are, confirmed, one each `every`; when each was published.
+pub(crate) fn publish(url: &str, messages: &[Raw], every: Duration) -> Result<Vec<Timestamp>, String> {
+    let patience = PATIENCE + every * u32::try_from(messages.len()).unwrap_or(u32::MAX);
+    with_channel(url, patience, async |channel| {
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let begun = Instant::now();
+        let mut times = Vec::new();
         for raw in messages {
+            tokio::time::sleep_until(begun + every * u32::try_from(times.len()).unwrap_or(u32::MAX)).await;
+            times.push(Timestamp::now());
             let properties = BasicProperties::default()
                 .with_delivery_mode(2)
                 .with_message_id(raw.id.as_str().into());
@@ -71,17 +84,16 @@ pub(crate) fn publish(url: &str, messages: &[Raw]) -> Result<(), String> {
                 .await?
                 .await?;
             if confirm != Confirmation::Ack(None) {
-                return Ok(Some(format!("{} was not taken: {confirm:?}", raw.id)));
+                return Ok(Err(format!("{} was not taken: {confirm:?}", raw.id)));
             }
         }
-        Ok(None)
-    })?;
-    refused.map_or(Ok(()), Err)
+        Ok(Ok(times))
+    })?
 }
 
 /// How many messages wait in each of these queues; 0 for a queue that is not there.
 pub(crate) fn waiting(url: &str, queues: &[String]) -> Result<Vec<u32>, String> {
-    with_channel(url, async |channel| {
+    with_channel(url, PATIENCE, async |channel| {
         let mut counts = Vec::new();
         for queue in queues {
             let passive = QueueDeclareOptions {
@@ -100,7 +112,7 @@ pub(crate) fn waiting(url: &str, queues: &[String]) -> Result<Vec<u32>, String> 
 
 /// All letters in a queue of dead letters, which stay where they are.
 pub(crate) fn letters(url: &str, queue: &str) -> Result<Vec<Letter>, String> {
-    with_channel(url, async |channel| {
+    with_channel(url, PATIENCE, async |channel| {
         let mut letters = Vec::new();
         while let Some(got) = channel.basic_get(queue.into(), BasicGetOptions::default()).await? {
             letters.push(letter(&got.delivery.properties, &got.delivery.data));
@@ -131,5 +143,6 @@ fn letter(properties: &BasicProperties, body: &[u8]) -> Letter {
         reason: text("dingcard-reason"),
         attempt,
         detail: text("dingcard-detail"),
+        failed: text("dingcard-failed"),
     }
 }

@@ -7,6 +7,7 @@
 // Two programs share it, and neither uses all of it.
 #![allow(dead_code)]
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -32,6 +33,15 @@ impl Broker {
 
     /// A fresh node, or why there is none.
     pub(crate) fn try_start() -> Result<Self, String> {
+        Self::start_with(&[])
+    }
+
+    /// A fresh node in the cluster of this one, which must outlive it.
+    pub(crate) fn join(&self) -> Result<Self, String> {
+        Self::start_with(&["--join", &self.folder.path().display().to_string()])
+    }
+
+    fn start_with(args: &[&str]) -> Result<Self, String> {
         let folder = tempfile::Builder::new()
             .prefix("dingcard-node-")
             .tempdir()
@@ -41,7 +51,8 @@ impl Broker {
             url: String::new(),
         };
         let owner = std::process::id().to_string();
-        let url = broker.node("start", &["--owner", &owner])?;
+        let args = [&["--owner", &owner], args].concat();
+        let url = broker.node("start", &args)?;
         url.trim().clone_into(&mut broker.url);
         Ok(broker)
     }
@@ -65,6 +76,13 @@ impl Broker {
     /// `amqp://…`, the same for the node's whole life.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Its port.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let host = self.url.split('@').next_back().and_then(|rest| rest.split('/').next());
+        let address = host.and_then(|host| host.parse().ok());
+        address.unwrap_or_else(|| panic!("no address in {}", self.url))
     }
 
     /// `kill -9`.

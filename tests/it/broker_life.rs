@@ -111,6 +111,32 @@ fn a_queue_deleted_under_the_worker_is_made_anew_and_consumed() {
     worker.wait_for_jobs("delivered", 1);
 }
 
+/// A minority of a cluster: connections stay, and no queue can commit anything. That its process stands still is all that
+/// a node sees of a queue that waits for the others.
+#[test]
+fn a_worker_whose_queues_have_no_quorum_is_not_ready_and_keeps_its_session() {
+    let stand = Stand::new();
+    let worker = stand.worker();
+    let raft = |verb: &str| {
+        for queue in ["jobs", "urgent", "suspect"] {
+            let process = format!("'%2F_{}'", stand.queue(queue));
+            shared_broker().ctl(&["eval", &format!("sys:{verb}({process}).")]);
+        }
+    };
+    assert_eq!(worker.ready().0, 200);
+    raft("suspend");
+    wait_until("the reason is told", || {
+        let (status, body) = worker.ready();
+        (status == 503 && body["reasons"][0].as_str().is_some_and(|r| r.contains("quorum"))).then_some(())
+    });
+    assert_eq!(worker.metric("dingcard_consuming", &[]), 0.0);
+    raft("resume");
+    wait_until("the worker is ready", || (worker.ready().0 == 200).then_some(()));
+    stand.publish(&["--user-id", "a"]);
+    worker.wait_for_jobs("delivered", 1);
+    assert_eq!(worker.metric("dingcard_broker_reconnects_total", &[]), 0.0);
+}
+
 #[test]
 fn where_the_worker_may_not_declare_it_waits_unready_until_the_topology_is_there() {
     let stand = Stand::new().with("AMQP__TOPOLOGY", "verify");

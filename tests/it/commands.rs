@@ -107,3 +107,41 @@ fn schemas_are_printed_without_a_configuration() {
         assert_eq!(schema["type"], "object", "{subject}");
     }
 }
+
+#[test]
+fn health_is_what_a_running_worker_says_of_itself() {
+    let stand = Stand::new();
+    let mut worker = stand.worker();
+    let everywhere = worker
+        .metrics_url
+        .replace("http://127.0.0.1", "0.0.0.0")
+        .replace("/metrics", "");
+    let stand = stand.with("HTTP__LISTEN", &everywhere);
+    let output = stand.run(&["health"], "");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let inbox = format!("{}/sandbox/calls", stand.sandbox_url);
+    assert!(stand.run(&["health", "--url", &inbox], "").status.success());
+    let no_page = worker.metrics_url.replace("/metrics", "/no-such-page");
+    let missing = stand.run(&["health", "--url", &no_page], "");
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains("404"), "{}", stderr(&missing));
+    assert_eq!(
+        stand.run(&["health", "--url", "https://127.0.0.1/"], "").status.code(),
+        Some(2)
+    );
+
+    worker.process.kill();
+    worker.process.wait(crate::stand::PATIENCE).unwrap();
+    let output = stand.run(&["health"], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("nobody to ask"), "{}", stderr(&output));
+
+    let stand = stand.with("AMQP__URL", "amqp://guest:guest@127.0.0.1:1/%2f");
+    let without_broker = stand.starting_worker();
+    let ready = without_broker.metrics_url.replace("/metrics", "/readyz");
+    wait_until("the reason is known", || {
+        let output = stand.run(&["health", "--url", &ready], "");
+        assert_eq!(output.status.code(), Some(1));
+        stderr(&output).contains("not ready: the broker").then_some(())
+    });
+}

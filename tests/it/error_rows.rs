@@ -325,6 +325,8 @@ fn every_answer_that_concerns_a_recipient_a_call_or_nothing_but_time() {
         .with("APPS__SALES__CARD_API", "interactive")
         .with("APPS__SALES__RATE_PER_SECOND", "0")
         .with("RETRY__IMMEDIATE", "0")
+        // Every line, however many are alike.
+        .with("LOG__LEVEL", "info,dingcard=debug")
         // Beyond the test: who is retried stays so.
         .with("RETRY__INITIAL", "1000h")
         .with("RETRY__MAX_DELAY", "1000h");

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::delivery::single_jobs;
 use crate::producers::{dead_letters, publish_raw};
-use crate::stand::{Stand, shared_broker, wait_until};
+use crate::stand::{PATIENCE, Stand, shared_broker, wait_until};
 
 #[test]
 fn a_message_that_is_no_job_is_dead_at_once_with_the_path_of_its_fault() {
@@ -378,4 +378,38 @@ fn the_last_calls_of_the_month_are_kept_for_urgent_jobs_and_the_others_wait() {
     assert_eq!(stand.calls_to("createAndDeliver"), 4);
     assert_eq!(worker.metric("dingcard_month_calls", &[]), 4.0);
     worker.wait_for_line("% of the month's calls are spent");
+}
+
+#[test]
+fn a_fault_that_repeats_writes_its_first_lines_and_how_many_more_there_were() {
+    const DEAD: u64 = 400;
+    let stand = Stand::new();
+    let mut worker = stand.worker();
+    stand
+        .publish_lines((0..DEAD).map(|n| json!({"id": format!("d{n}"), "to": [{"mobile": format!("150{n:04}0000")}]})));
+    worker.wait_for_jobs("dead", 400);
+    assert_eq!(
+        worker.metric("dingcard_dead_letters_total", &[("reason", "user_not_found")]),
+        400.0
+    );
+    worker.process.terminate();
+    assert_eq!(worker.process.wait(PATIENCE).unwrap(), 0);
+    worker.process.wait_for_line("stopped", PATIENCE).unwrap();
+    let more = |line: &String| {
+        Some(
+            line.split_once(" dead: ")?
+                .1
+                .split_once(" more lines like this")?
+                .0
+                .parse::<u64>()
+                .unwrap(),
+        )
+    };
+    let lines = wait_until("every dead letter in the log", || {
+        let lines = worker.process.lines();
+        let full = lines.iter().filter(|line| line.contains("dead: the job is")).count() as u64;
+        let summed: u64 = lines.iter().filter_map(more).sum();
+        (full + summed == DEAD).then_some(lines)
+    });
+    assert!(lines.iter().any(|line| more(line).is_some()), "{lines:?}");
 }

@@ -30,3 +30,4 @@ mod reload;
 mod results;
 mod send;
 mod stand;
+mod systemd;

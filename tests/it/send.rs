@@ -103,7 +103,13 @@ fn who_cannot_be_reached_is_told_with_reason_and_remedy_and_the_others_get_the_c
     assert_eq!((said, code), (expected.map(str::to_owned).to_vec(), Some(1)));
     says(
         &output,
-        &["2 user_not_found", "under Contacts", "add the robot to the group"],
+        &[
+            "2 user_not_found: getbymobile: 60121",
+            "under 通讯录",
+            "1 mobile_invalid: n****",
+            "1 conversation_invalid: createAndDeliver",
+            "add the robot to the group",
+        ],
     );
     assert!(!stderr(&output).contains("15012340000"), "{}", stderr(&output));
     assert_eq!(stand.calls()["deliveries"]["total"], json!(1));

@@ -84,6 +84,12 @@ impl Stand {
         self
     }
 
+    /// With this in the environment of what it starts.
+    pub fn with_env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
     /// With a second app, `sales`.
     pub fn with_second_app(self) -> Self {
         self.with("APPS__SALES__APP_KEY", "dingsandbox2")

@@ -35,18 +35,25 @@ pub(super) const ROWS: &[Row] = &[
         "the jobs queue deleted while empty, with jobs in the delay levels; consuming again within 10 s",
         queue_deleted,
     ),
+    row(
+        "consumer-cancelled",
+        "the broker cancels every consumer of the jobs queue, which stays; consuming again within 10 s",
+        cancelled,
+    ),
     alone(
         "ack-timeout",
         "the broker's ack timeout strikes; consuming again within 10 s",
         ack_timeout,
     ),
-    row(
+    alone(
         "unroutable-64",
         "64 delayed messages whose destination is gone are dead; all others at most 2 s late",
         unroutable,
     ),
 ];
 
+/// Delayed jobs, at most: a hundred a second come due.
+const DELAYED: usize = 20_000;
 /// How soon after the broker is up every worker consumes.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 /// How soon after any other trouble with a queue.
@@ -71,7 +78,7 @@ fn fell(stage: &mut Stage, fall: impl Fn(&Stage)) -> Result<(), String> {
     stage.stretch(Duration::from_secs(2 + 3 * u64::from(times)))?;
     stage.start_workers()?;
     stage.publish_all()?;
-    let address = address(stage)?;
+    let address = stage.broker.address();
     for time in 1..=times {
         stage.wait_share(0.9 * f64::from(time) / f64::from(times + 1))?;
         let sessions = stage.sessions();
@@ -117,17 +124,9 @@ fn restart(stage: &Stage, address: SocketAddr) -> Result<Instant, String> {
     })
 }
 
-/// The broker's port.
-fn address(stage: &Stage) -> Result<SocketAddr, String> {
-    let url = stage.broker.url();
-    let host = url.split('@').next_back().and_then(|rest| rest.split('/').next());
-    host.and_then(|host| host.parse().ok())
-        .ok_or_else(|| format!("no address in {url}"))
-}
-
 fn black_hole(stage: &mut Stage) -> Result<(), String> {
-    let server = address(stage)?;
-    let proxy = Proxy::to(server).map_err(|error| error.to_string())?;
+    let server = stage.broker.address();
+    let proxy = Proxy::to(&[server]).map_err(|error| error.to_string())?;
     let url = stage
         .broker
         .url()
@@ -164,12 +163,18 @@ fn memory_alarm(stage: &mut Stage) -> Result<(), String> {
     stage.stretch(Duration::from_secs(10))?;
     stage.start_workers()?;
     stage.publish_all()?;
-    stage.faults(&json!([{"kind": "error", "endpoint": "createAndDeliver", "status": 503, "probability": 0.2}]))?;
     stage.wait_share(0.2)?;
     stage.broker.ctl(&["set_vm_memory_high_watermark", "0.0001"]);
+    // A worker is blocked once it publishes. Each retry keeps its place in the prefetch for as long as the alarm lasts, so
+    // there may be only some.
     stage.wait("every worker to be blocked", |stage| {
-        (stage.sum("dingcard_publisher_blocked", &[]) == WORKERS as f64).then_some(())
+        if stage.sum("dingcard_publisher_blocked", &[]) == WORKERS as f64 {
+            return Some(());
+        }
+        let fault = json!([{"kind": "error", "endpoint": "createAndDeliver", "status": 503, "next": 1}]);
+        stage.faults(&fault).ok().and(None)
     })?;
+    let retried = stage.answered(&["503"])?;
     let queue = [stage.queue("jobs")];
     let settled = |stage: &mut Stage| stage.sum("dingcard_jobs_total", &[("outcome", "delivered")]);
     let (before, waiting) = (settled(stage), wire_waiting(stage, &queue)?);
@@ -183,7 +188,10 @@ fn memory_alarm(stage: &mut Stage) -> Result<(), String> {
         (stage.sum("dingcard_publisher_blocked", &[]) == 0.0).then(Instant::now)
     })?;
     stage.resumed(freed.saturating_duration_since(returned));
-    stage.note(format!("{} acknowledged during the alarm", after - before));
+    stage.note(format!(
+        "{} acknowledged during the alarm, {retried} retries held up by it",
+        after - before
+    ));
     stage.demand(after > before, || {
         format!("no job was settled during the alarm; {waiting} then {waiting_after} waited")
     });
@@ -201,7 +209,7 @@ fn wire_waiting(stage: &Stage, queues: &[String]) -> Result<u32, String> {
 fn queue_deleted(stage: &mut Stage) -> Result<(), String> {
     stage.start_workers()?;
     // Far enough that all are in the levels before the first is back.
-    let due = Timestamp::now() + SignedDuration::from_secs(8 + stage.run.jobs.cast_signed() as i64 / 1000);
+    let due = Timestamp::now() + SignedDuration::from_secs(8 + stage.run.jobs.cast_signed() as i64 / 250);
     let jobs: Vec<_> = (0..stage.run.jobs)
         .map(|number| {
             let mut job = Stage::job(number);
@@ -241,6 +249,43 @@ fn queue_deleted(stage: &mut Stage) -> Result<(), String> {
     Ok(())
 }
 
+/// Of itself a quorum queue does this only when it goes, so each channel is told to say it; the broker goes on as if it
+/// had not, and keeps giving messages to a consumer that believes to be none.
+fn cancelled(stage: &mut Stage) -> Result<(), String> {
+    stage.stretch(Duration::from_secs(10))?;
+    stage.start_workers()?;
+    stage.publish_all()?;
+    let name = stage.queue("jobs");
+    let cancel = format!(
+        "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{name}\">>)), \
+         [rabbit_channel:send_command(element(1, C), {{'basic.cancel', element(2, C), true}}) || \
+         C <- rabbit_amqqueue:consumers(Q)]."
+    );
+    let shares = [0.2, 0.4, 0.6];
+    for share in shares {
+        stage.wait_share(share)?;
+        let sessions = stage.sessions();
+        stage.broker.ctl(&["eval", &cancel]);
+        let struck = Instant::now();
+        let back = stage.wait_consuming(Some(&sessions))?.saturating_duration_since(struck);
+        stage.resumed(back);
+        stage.demand(back <= CONSUMING_WITHIN, || {
+            format!("consuming {back:.1?} after it was cancelled")
+        });
+    }
+    stage.settle()?;
+    let said = stage.said();
+    let said = said
+        .iter()
+        .filter(|line| line.contains("the broker cancelled the consumer"));
+    let said = said.count();
+    stage.demand(said >= WORKERS, || {
+        format!("{said} lines tell of it, of {WORKERS} workers")
+    });
+    stage.note(format!("{} times", shares.len()));
+    Ok(())
+}
+
 fn ack_timeout(stage: &mut Stage) -> Result<(), String> {
     for setting in [
         "application:set_env(rabbit, consumer_timeout, 4000).",
@@ -273,6 +318,7 @@ fn ack_timeout(stage: &mut Stage) -> Result<(), String> {
 }
 
 fn unroutable(stage: &mut Stage) -> Result<(), String> {
+    stage.run.jobs = stage.run.jobs.min(DELAYED);
     stage.start_workers()?;
     let gone: Vec<Raw> = (0..64)
         .map(|number| Raw {
@@ -285,7 +331,8 @@ fn unroutable(stage: &mut Stage) -> Result<(), String> {
     stage.publish_raw(&gone)?;
     stage.evidence.doomed.extend(gone.iter().map(|raw| raw.id.clone()));
     // A hundred a second, so that the delay is looked at and not the speed of the worker.
-    let base = Timestamp::now() + SignedDuration::from_secs(5 + stage.run.jobs.cast_signed() as i64 / 1000);
+    // The first comes due when the last is published, even where the machine is busy.
+    let base = Timestamp::now() + SignedDuration::from_secs(5 + stage.run.jobs.cast_signed() as i64 / 250);
     let due = |number: usize| base + SignedDuration::from_millis(10 * number.cast_signed() as i64);
     let jobs: Vec<_> = (0..stage.run.jobs)
         .map(|number| {
@@ -316,5 +363,12 @@ fn unroutable(stage: &mut Stage) -> Result<(), String> {
         .collect();
     let other = words.len();
     stage.demand(other == 0, || format!("{other} letters are not the broker's"));
+    let mut list = stage.begin(&["dead", "list", "--reason", "unroutable"])?;
+    let code = list.wait(Duration::from_mins(1))?;
+    stage.hear(&list);
+    let listed = list.lines().iter().filter(|line| line.starts_with("gone-")).count();
+    stage.demand(code == 0 && listed == gone.len(), || {
+        format!("dead list gave {code} and {listed} unroutable letters")
+    });
     Ok(())
 }

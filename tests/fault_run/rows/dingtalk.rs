@@ -23,7 +23,16 @@ pub(super) const ROWS: &[Row] = &[
         "answers lost after the card was taken; duplicates 0, no false death",
         lost,
     ),
-    row("slow-body", "a byte a second; no false success, no false death", slow),
+    row(
+        "slow-body",
+        "answers that stop half-way; no false success, no false death",
+        slow,
+    ),
+    row(
+        "byte-a-second",
+        "answers at one byte a second; no false success, no false death",
+        trickle,
+    ),
     row("resets", "connections reset; no false success, no false death", resets),
     row(
         "html-garbage",
@@ -40,6 +49,9 @@ pub(super) const ROWS: &[Row] = &[
 const CARDS: &str = "createAndDeliver";
 /// How much a worker's memory may grow: three bodies of 10 MiB in eight calls at once would be more.
 const FLAT: f64 = 24.0 * 1024.0 * 1024.0;
+
+/// How many calls may be struck by what costs seconds, or megabytes, each.
+const COSTLY: f64 = 1000.0;
 
 fn share(mut fault: Value, probability: f64) -> Value {
     fault["endpoint"] = json!(CARDS);
@@ -99,13 +111,28 @@ fn lost(stage: &mut Stage) -> Result<(), String> {
 }
 
 fn slow(stage: &mut Stage) -> Result<(), String> {
+    timed_out(stage, json!({"kind": "slow_body", "ms": 4000}))
+}
+
+fn trickle(stage: &mut Stage) -> Result<(), String> {
+    timed_out(stage, json!({"kind": "trickle", "ms": 1000}))
+}
+
+/// A tenth of the calls, or as many as are costly, is not answered in time.
+fn timed_out(stage: &mut Stage, fault: Value) -> Result<(), String> {
     stage.set("DINGTALK__TIMEOUT", "2s");
-    throughout(stage, &[share(json!({"kind": "slow_body", "ms": 4000}), 0.1)])?;
+    let probability = costly(stage);
+    throughout(stage, &[share(fault, probability)])?;
     let unconfirmed = [("outcome", "delivered"), ("reason", "unconfirmed")];
     let count: f64 = stage.said_metric("dingcard_recipients_total", &unconfirmed);
     stage.note(format!("{count} told as unconfirmed"));
-    stage.demand(count > 0.0, || "nobody is told as unconfirmed".to_owned());
+    let due = stage.run.jobs as f64 * probability / 2.0;
+    stage.demand(count >= due, || format!("only {count} are told as unconfirmed"));
     Ok(())
+}
+
+fn costly(stage: &Stage) -> f64 {
+    f64::min(0.1, COSTLY / stage.run.jobs as f64)
 }
 
 fn resets(stage: &mut Stage) -> Result<(), String> {
@@ -129,10 +156,9 @@ fn big(stage: &mut Stage) -> Result<(), String> {
     stage.publish(&warm)?;
     stage.wait_delivered(warm.len() as u64)?;
     let before = stage.each("process_resident_memory_bytes", &[]);
-    stage.faults(&json!([share(
-        json!({"kind": "big_body", "bytes": 10 * 1024 * 1024}),
-        0.1
-    )]))?;
+    let probability = costly(stage);
+    let fault = json!({"kind": "big_body", "bytes": 10 * 1024 * 1024});
+    stage.faults(&json!([share(fault, probability)]))?;
     let rest: Vec<_> = (warm.len()..stage.run.jobs).map(Stage::job).collect();
     stage.publish(&rest)?;
     let mut most: f64 = 0.0;
@@ -146,5 +172,10 @@ fn big(stage: &mut Stage) -> Result<(), String> {
     stage.settle()?;
     stage.note(format!("memory grew by {:.0} MiB at most", most / 1024.0 / 1024.0));
     stage.demand(most < FLAT, || format!("memory grew by {most} bytes"));
-    struck(stage, &["big_body"])
+    let count = stage.answered(&["big_body"])?;
+    stage.note(format!("{count} calls struck"));
+    stage.demand(count as f64 >= probability * due as f64 / 2.0, || {
+        format!("the fault struck only {count} calls")
+    });
+    Ok(())
 }

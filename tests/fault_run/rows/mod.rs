@@ -4,9 +4,13 @@
 //! twice, no secret said. It publishes, waits for events, and asks; it starts and judges nothing itself.
 
 mod broker;
+mod calls;
+mod cluster;
 mod dingtalk;
 mod holds;
 mod jobs;
+mod neighbour;
+mod pace;
 mod redis;
 mod replay;
 mod workers;
@@ -14,12 +18,14 @@ mod workers;
 use crate::stage::Stage;
 
 /// Whose broker a row plays on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Own {
     /// One that other rows use as well.
     Shared,
     /// One that it may hurt.
     Private,
+    /// The same, as the first node of a cluster. Not in the small set.
+    Cluster,
 }
 
 /// One fault.
@@ -52,11 +58,12 @@ const fn alone(name: &'static str, holds: &'static str, play: fn(&mut Stage) -> 
     }
 }
 
-/// Every row.
+/// Every fault.
 pub(crate) fn all() -> Vec<Row> {
     [
         workers::ROWS,
         broker::ROWS,
+        cluster::ROWS,
         redis::ROWS,
         dingtalk::ROWS,
         holds::ROWS,
@@ -64,4 +71,10 @@ pub(crate) fn all() -> Vec<Row> {
         replay::ROWS,
     ]
     .concat()
+}
+
+/// No faults but what DingTalk allows: `tests/rate`.
+pub(crate) fn at_the_limit(small: bool) -> Vec<Row> {
+    let long = if small { &[] } else { pace::LONG };
+    [pace::ROWS, long, calls::ROWS, neighbour::ROWS].concat()
 }

@@ -11,12 +11,22 @@ use crate::process::Process;
 impl Stage {
     /// Three workers that consume.
     pub(crate) fn start_workers(&mut self) -> Result<(), String> {
-        let begun: Vec<Process> = (0..WORKERS).map(|_| self.begin_worker()).collect::<Result<_, _>>()?;
+        self.add_workers(WORKERS)
+    }
+
+    /// So many more workers, begun at once; all of them consume.
+    pub(crate) fn add_workers(&mut self, count: usize) -> Result<(), String> {
+        let begun: Vec<Process> = (0..count).map(|_| self.begin_worker()).collect::<Result<_, _>>()?;
         for process in begun {
             let worker = Worker::consuming(process)?;
             self.workers.push(worker);
         }
         Ok(())
+    }
+
+    /// One more.
+    pub(crate) fn add_worker(&mut self) -> Result<(), String> {
+        self.put_in(self.workers.len())
     }
 
     fn begin_worker(&self) -> Result<Process, String> {
@@ -52,6 +62,22 @@ impl Stage {
         self.gone.push(worker);
         self.put_in(place)?;
         Ok((code, took))
+    }
+
+    /// SIGTERM for the last `count` workers at once; all of them have ended.
+    pub(crate) fn stop_last(&mut self, count: usize) -> Result<(), String> {
+        self.look();
+        let kept = self.workers.len().saturating_sub(count);
+        let mut told = self.workers.split_off(kept);
+        for worker in &mut told {
+            worker.process.terminate();
+        }
+        for mut worker in told {
+            let code = worker.process.wait(Duration::from_secs(30))?;
+            self.gone.push(worker);
+            self.demand(code == 0, || format!("a worker told to stop: {code}"));
+        }
+        Ok(())
     }
 
     fn take_out(&mut self, place: usize) -> Worker {
@@ -95,12 +121,17 @@ impl Stage {
                 let now = stage.each("dingcard_broker_reconnects_total", &[]);
                 now.iter().zip(before).all(|(now, before)| now > before)
             });
-            let ready = |w: &Worker| {
-                let url = w.metrics_url.replace("/metrics", "/readyz");
-                matches!(http::get(&url), Ok((200, _)))
-            };
-            (anew && stage.workers.iter().all(ready)).then(Instant::now)
+            (anew && stage.ready() == WORKERS).then(Instant::now)
         })
+    }
+
+    /// How many workers are ready.
+    pub(crate) fn ready(&self) -> usize {
+        let ready = |w: &&Worker| {
+            let url = w.metrics_url.replace("/metrics", "/readyz");
+            matches!(http::get(&url), Ok((200, _)))
+        };
+        self.workers.iter().filter(ready).count()
     }
 
     /// How often each worker has found the broker again.

@@ -2,6 +2,7 @@
 //!
 //! Separate because it is a program of its own, reached over HTTP alone. Which fault a row needs is the row's business.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -41,13 +42,21 @@ impl Stage {
         }
     }
 
+    /// Where it listens.
+    pub(crate) fn sandbox_address(&self) -> Result<SocketAddr, String> {
+        let address = self.sandbox_url.trim_start_matches("http://").parse();
+        address.map_err(|_| format!("no address in {}", self.sandbox_url))
+    }
+
     fn counts(&self) -> Result<Value, String> {
         http::get_json(&format!("{}/sandbox/calls", self.sandbox_url)).map_err(|error| format!("the sandbox: {error}"))
     }
 
-    /// To how many recipients a card was shown.
+    /// How many cards were shown, each counted once for every recipient.
     pub(crate) fn delivered(&self) -> Result<u64, String> {
-        let delivered = self.counts()?["deliveries"]["recipients"].as_u64().unwrap_or(0);
+        let counts = self.counts()?;
+        let count = |key: &str| counts["deliveries"][key].as_u64().unwrap_or(0);
+        let delivered = count("total") - count("duplicates");
         self.progress.delivered.store(delivered, Ordering::Relaxed);
         Ok(delivered)
     }

@@ -3,6 +3,7 @@
 //! Separate so that a row says only what it breaks and when. It waits for events and has a last moment for all of them
 //! together; it judges nothing (`verdict` does) and knows no row.
 
+mod arrivals;
 mod crew;
 mod dingtalk;
 mod end;
@@ -23,6 +24,8 @@ use crate::process::{Process, command};
 use crate::redis_server::RedisServer;
 use crate::verdict::{Evidence, Verdict};
 use crate::wire::{self, Letter};
+
+pub(crate) use self::arrivals::{Arrival, can_fail, most_in_a_second};
 
 /// Jobs of each queue that a worker has in work at once.
 pub(crate) const PREFETCH: usize = 8;
@@ -233,11 +236,20 @@ impl Stage {
 
     /// Publishes messages as they are; each counts as a job.
     pub(crate) fn publish_raw(&mut self, messages: &[wire::Raw]) -> Result<(), String> {
-        wire::publish(self.broker.url(), messages)?;
+        self.publish_evenly(messages, Duration::ZERO).map(drop)
+    }
+
+    /// The same, one each `every`; when each was published.
+    pub(crate) fn publish_evenly(
+        &mut self,
+        messages: &[wire::Raw],
+        every: Duration,
+    ) -> Result<Vec<jiff::Timestamp>, String> {
+        let times = wire::publish(self.broker.url(), messages, every)?;
         self.evidence
             .published
             .extend(messages.iter().map(|raw| raw.id.clone()));
-        Ok(())
+        Ok(times)
     }
 
     pub(crate) fn queue(&self, name: &str) -> String {
