@@ -248,10 +248,11 @@ def ask(url, query):
 
 
 def wait(url, query):
-    deadline = time.monotonic() + 60
+    # As long as the longest pause between two probes of an app that is on hold.
+    deadline = time.monotonic() + 300
     while not ask(url, query):
         if time.monotonic() > deadline:
-            sys.exit(f"deploy_check: never within a minute: {query}")
+            sys.exit(f"deploy_check: never within five minutes: {query}")
         time.sleep(0.2)
 
 
