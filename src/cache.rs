@@ -14,14 +14,14 @@ use moka::future::Cache;
 
 use crate::config;
 use crate::metrics::{Metrics, UserCache};
-use crate::store::{Lease, Store};
+use crate::store::{Store, Terms};
 
-/// A worker that looks somebody up is waited for this long; then the others look for themselves.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often they look meanwhile.
-const POLL: Duration = Duration::from_millis(20);
-/// The right to look up of a worker that died ends by itself.
-const LEASE: Duration = Duration::from_secs(10);
+/// Whoever looks a number up is waited for, and not for long.
+const TERMS: Terms = Terms {
+    ttl: Duration::from_secs(10),
+    patience: Duration::from_secs(5),
+    poll: Duration::from_millis(20),
+};
 
 /// The user IDs of one app by mobile; `N` says why there is none.
 pub struct Users<N> {
@@ -94,7 +94,9 @@ where
         let asked = AtomicBool::new(false);
         let find = async {
             let key = self.key(mobile);
-            let lease = match self.known_to_others(&key).await {
+            let turn = format!("{key}:lease");
+            let known = self.shared.found_or_lease(&turn, &TERMS, || self.known_to_all(&key));
+            let lease = match known.await {
                 Ok(known) => return Ok(known),
                 Err(lease) => lease,
             };
@@ -127,28 +129,11 @@ where
         });
     }
 
-    /// What another worker knows or looks up just now; else the right to look up, as far as it is one worker's.
-    async fn known_to_others(&self, key: &str) -> Result<Known<N>, Lease> {
-        let patience = Instant::now() + PATIENCE;
-        let mut lease = Lease::Theirs;
-        loop {
-            if let Some((text, holds)) = self.shared.get(key).await
-                && let Some(answer) = read(&text)
-            {
-                self.shared.end(lease).await;
-                return Ok(Known { answer, holds });
-            }
-            if lease != Lease::Theirs || Instant::now() >= patience {
-                return Err(lease);
-            }
-            lease = self.shared.lease(&format!("{key}:lease"), LEASE).await;
-            match lease {
-                Lease::Theirs => tokio::time::sleep(POLL).await,
-                // Its holder may have found somebody since this worker looked.
-                Lease::Mine { .. } => {}
-                Lease::Unshared => return Err(lease),
-            }
-        }
+    /// What the workers know.
+    async fn known_to_all(&self, key: &str) -> Option<Known<N>> {
+        let (text, holds) = self.shared.get(key).await?;
+        let answer = read(&text)?;
+        Some(Known { answer, holds })
     }
 
     fn holds(&self, answer: &Result<String, N>) -> Duration {

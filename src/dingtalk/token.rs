@@ -16,18 +16,18 @@ use super::client::{Calls, Endpoint, Request, Turn};
 use super::error::Failure;
 use crate::config::{self, ExposeSecret as _, SecretString, TokenApi};
 use crate::metrics::Metrics;
-use crate::store::{Lease, Store};
+use crate::store::{Store, Terms};
 
 /// A token is refreshed this long before it ends, or after nine tenths of a short life.
 const EARLY: Duration = Duration::from_mins(5);
 /// A failed fetch is not repeated sooner: calling the getter too often is throttled (`dingtalk-api.md` 2.3).
 const PAUSE: Duration = Duration::from_secs(1);
-/// A worker that fetches is waited for this long; then the others fetch for themselves.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How often they look meanwhile.
-const POLL: Duration = Duration::from_millis(50);
-/// The lease of a worker that died ends by itself.
-const LEASE: Duration = Duration::from_secs(15);
+/// Whoever fetches is waited for, and not for long.
+const TERMS: Terms = Terms {
+    ttl: Duration::from_secs(15),
+    patience: Duration::from_secs(3),
+    poll: Duration::from_millis(50),
+};
 
 /// A token and its life.
 #[derive(Debug)]
@@ -184,17 +184,12 @@ impl Tokens {
 
     /// A token that another worker has or fetches just now, else one fetched here.
     async fn renew(&self, calls: &Calls, turn: Turn) -> Result<Token, Failure> {
-        let patience = Instant::now() + PATIENCE;
-        let lease = loop {
-            let lease = self.shared.lease(&self.lease_key, LEASE).await;
-            if let Some(token) = self.shared_token().await {
-                self.shared.end(lease).await;
-                return Ok(token);
-            }
-            if lease != Lease::Theirs || Instant::now() >= patience {
-                break lease;
-            }
-            tokio::time::sleep(POLL).await;
+        let shared = self
+            .shared
+            .found_or_lease(&self.lease_key, &TERMS, || self.shared_token());
+        let lease = match shared.await {
+            Ok(token) => return Ok(token),
+            Err(lease) => lease,
         };
         let fetched = self.fetch(calls, turn).await;
         self.metrics

@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use redis::FromRedisValue;
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 
 pub use self::connection::Redis;
 use self::connection::remove_if;
@@ -44,6 +45,17 @@ pub enum Lease {
     Theirs,
     /// Nobody can be asked, so each does it for itself.
     Unshared,
+}
+
+/// How long workers wait for one of them that makes what all need.
+#[derive(Debug)]
+pub struct Terms {
+    /// Then its lease ends by itself: it may have died.
+    pub ttl: Duration,
+    /// Then each makes it for itself.
+    pub patience: Duration,
+    /// How often they look meanwhile.
+    pub poll: Duration,
 }
 
 /// SHA-256 of `parts`, each with its length, so that no two lists give one digest.
@@ -199,6 +211,31 @@ impl Store {
             // Late is not away: it is worth another question.
             None if redis.is_up() => Lease::Theirs,
             None => Lease::Unshared,
+        }
+    }
+
+    /// What `look` finds, now or while another worker makes it; else the right to make it, as far as it is one worker's.
+    pub async fn found_or_lease<T, L>(&self, key: &str, terms: &Terms, look: impl Fn() -> L) -> Result<T, Lease>
+    where
+        L: Future<Output = Option<T>>,
+    {
+        let patience = Instant::now() + terms.patience;
+        let mut lease = Lease::Theirs;
+        loop {
+            if let Some(found) = look().await {
+                self.end(lease).await;
+                return Ok(found);
+            }
+            if lease != Lease::Theirs || Instant::now() >= patience {
+                return Err(lease);
+            }
+            lease = self.lease(key, terms.ttl).await;
+            match lease {
+                Lease::Theirs => tokio::time::sleep(terms.poll).await,
+                // Its last holder may have made it since this worker looked.
+                Lease::Mine { .. } => {}
+                Lease::Unshared => return Err(lease),
+            }
         }
     }
 
