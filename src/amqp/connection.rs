@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 /// For a friendly close.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The broker could not be reached, or is not as it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -53,7 +54,7 @@ pub enum ConnectError {
 /// The broker, as the configuration names it.
 #[derive(Debug)]
 pub struct Broker {
-    pub(super) settings: config::Amqp,
+    settings: config::Amqp,
     names: Names,
     topology: Topology,
     client_name: String,

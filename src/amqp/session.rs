@@ -130,7 +130,11 @@ impl Broker {
         }
         parts.metrics.consuming.set(1);
         parts.health.broker_ready();
-        tracing::info!(queues = consumers.len(), prefetch = self.settings.prefetch, "consuming");
+        tracing::info!(
+            queues = consumers.len(),
+            prefetch = self.settings().prefetch,
+            "consuming"
+        );
         let suspects = self.names().queue(&Queue::Suspect);
         let line = Line {
             connection: consuming,
@@ -168,7 +172,7 @@ impl Broker {
         });
         let mut consumers = Vec::new();
         for (queue, pace) in arrivals.chain([(Queue::Suspect, always)]) {
-            let (name, prefetch) = (self.names().queue(&queue), self.settings.prefetch);
+            let (name, prefetch) = (self.names().queue(&queue), self.settings().prefetch);
             let started = Consumer::start(connection, queue, &name, prefetch, pace, session.clone()).await;
             consumers.push(started.map_err(ConnectError::Consume)?);
         }

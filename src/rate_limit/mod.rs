@@ -139,9 +139,9 @@ impl Limiter {
         }
     }
 
-    /// A call was throttled. Where the fleet was told, all workers wait for as long as DingTalk named, if that is longer than
-    /// the window, or, where such answers come one after the other, slow down for a moment. Else nobody of this worker calls for `wait`, or for a second; then its pace is slower, and regains one call
-    /// a second each minute.
+    /// A call was throttled. Where the fleet was told, all workers wait for as long as DingTalk named, if that is no shorter
+    /// than the window, or, where such answers come one after the other, slow down for a moment. Else nobody of this worker
+    /// calls for `wait`, or for a second; then its pace is slower, and regains one call a second each minute.
     pub async fn throttled(&self, wait: Option<Duration>) {
         // Less than a second is no punishment but the end of the window, which the text rounds to the second.
         let named = wait.filter(|wait| *wait >= WINDOW);

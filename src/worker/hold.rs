@@ -24,7 +24,6 @@ use crate::shutdown::Shutdown;
 const FIRST_PROBE: Duration = Duration::from_secs(5);
 /// The longest.
 const LAST_PROBE: Duration = Duration::from_mins(5);
-
 /// Between jobs that do without the call that is refused.
 const NEXT: Duration = Duration::from_millis(20);
 

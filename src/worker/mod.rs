@@ -31,7 +31,7 @@ use self::progress::Progress;
 use self::reply::Reply;
 use self::settle::Settlement;
 use crate::amqp::{Delivery, MAX_DELAY, Names, Paces, Publisher, Queue, Settled, published_at};
-use crate::config::{self, Config, DEFAULT_APP};
+use crate::config::{Config, DEFAULT_APP};
 use crate::dingtalk::Failure;
 use crate::health::Health;
 use crate::job::Job;
@@ -53,7 +53,6 @@ const GUILTY_AFTER: u64 = 2;
 pub struct Worker {
     /// Another one after each reload; an attempt keeps the one that it began with.
     sender: RwLock<Arc<Sender>>,
-    retry: config::Retry,
     name: String,
     names: Names,
     publisher: Publisher,
@@ -77,7 +76,6 @@ impl Worker {
         Self {
             name: config.worker_name(),
             holds: Holds::new(config, &apps, &metrics, health),
-            retry: config.retry.clone(),
             sender: RwLock::new(Arc::new(sender)),
             names,
             publisher,
@@ -181,7 +179,7 @@ impl Worker {
                 progress.trouble(Failure::new(reason, Class::Hold, "the app is on hold; the job waits"));
             }
             admission @ (Admission::Go | Admission::Probe(_)) => {
-                let deadline = Instant::now() + self.retry.job_deadline;
+                let deadline = Instant::now() + sender.config.retry.job_deadline;
                 let attempt = Attempt::new(sender, &order, template, Some(delivery), deadline);
                 attempt.run(&mut progress).await;
                 self.learn(&attempt, &progress, &admission);
@@ -237,7 +235,8 @@ impl Worker {
     }
 
     /// Whether the app is on hold, as an attempt found it. What was in flight when a hold began may end well and says
-    /// nothing of it: only a probe ends a hold, and only by an answer to a call for a card, or to a look-up where those were refused.
+    /// nothing of it: only a probe ends a hold, and only by an answer to a call for a card, or to a look-up where those
+    /// were refused.
     fn learn(&self, attempt: &Attempt<'_>, progress: &Progress, admission: &Admission<'_>) {
         let app_name = attempt.order.app_name();
         let answered = attempt.answered.load(Ordering::Relaxed);

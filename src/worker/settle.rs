@@ -119,7 +119,7 @@ impl Settlement {
             };
         }
         let attempt = progress.attempt;
-        if let Some(delay) = retry::delayed(&worker.retry, attempt, trouble.wait) {
+        if let Some(delay) = retry::delayed(&worker.sender().config.retry, attempt, trouble.wait) {
             progress.attempt += 1;
             return Self::Retry {
                 ended,
