@@ -8,12 +8,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 #![allow(clippy::too_many_lines, reason = "a table is as long as its rows")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+#[path = "it/process.rs"]
+mod process;
+
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use self::process::{Process, value_of};
+
+/// How long a sandbox may take to start.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const LOOK_UP: &str = "POST /topapi/v2/user/getbymobile";
 const SEND: &str = "POST /v1.0/im/interactiveCards/send";
@@ -26,49 +33,27 @@ const UPDATE: &str = "PUT /v1.0/card/instances";
 
 /// A sandbox process; it ends with this.
 struct Sandbox {
-    process: Child,
+    _process: Process,
     address: String,
     token: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        let _gone = self.process.kill();
-        let _reaped = self.process.wait();
-    }
 }
 
 impl Sandbox {
     fn start(settings: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("dingcard.toml"), format!("[sandbox]\n{settings}")).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_dingcard"))
-            .args(["sandbox", "--listen", "127.0.0.1:0"])
-            .current_dir(folder.path())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("listening")));
-        let line = line.unwrap().unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, format!("[sandbox]\n{settings}")).unwrap();
+        let path = file.path().to_str().unwrap();
+        let args = ["sandbox", "--config", path, "--listen", "127.0.0.1:0"];
+        let process = Process::start(env!("CARGO_BIN_EXE_dingcard"), &args, &[]).unwrap();
+        let line = process.wait_for_line("listening", PATIENCE).unwrap();
         assert!(line.contains("nothing is forwarded"), "{line}");
-        let address = line
-            .split_once("http://")
-            .unwrap()
-            .1
-            .split('/')
-            .next()
-            .unwrap()
-            .to_owned();
+        let inbox = value_of(&line, "inbox").unwrap();
+        let address = inbox.trim_start_matches("http://").trim_end_matches('/').to_owned();
         assert!(address.starts_with("127.0.0.1:"), "{line}");
-        // What it logs from now on is read, so that its pipe does not fill up.
-        std::thread::spawn(move || lines.for_each(drop));
         let mut sandbox = Self {
-            process,
+            _process: process,
             address,
             token: String::new(),
-            _folder: folder,
         };
         let (_, answer) = sandbox.ask("GET /gettoken?appkey=dingsandbox&appsecret=sandbox-secret", &[], "");
         answer["access_token"].as_str().unwrap().clone_into(&mut sandbox.token);

@@ -3,13 +3,12 @@
 Apart from tests/deploy because it parses PromQL and JSON. It starts nothing: pages come as files, Prometheus by its URL.
 
     deploy_check.py alerts                  each alert is explained, has its runbook, and a test in which it fires
-    deploy_check.py names PAGE... [ABSENT]  every query parses, and reads what is on these /metrics pages; ABSENT begins
-                                            the names of metrics that this worker does not have
+    deploy_check.py names PAGE...           every query parses, and reads what is on these /metrics pages
     deploy_check.py compose JSON ENV        a resolved Compose file keeps its promises; a worker's environment goes to ENV
     deploy_check.py manifests YAML          Kubernetes's manifests keep theirs; all of them as JSON, to standard output
     deploy_check.py config RULES TARGET... RABBIT
                                             prometheus.yml with these rules, for these workers and this broker, to standard output
-    deploy_check.py panels URL [ABSENT]     every query of every dashboard returns data, but those that read ABSENT
+    deploy_check.py panels URL              every query of every dashboard returns data
     deploy_check.py wait URL QUERY          until the query returns something
     deploy_check.py firing URL NAME...      exactly these alerts fire; of ?NAME it does not matter
 """
@@ -100,13 +99,12 @@ def page_series(paths):
     return series
 
 
-def names(arguments):
-    absent = tuple(a for a in arguments if not pathlib.Path(a).exists())
-    series = page_series([a for a in arguments if a not in absent])
+def names(pages):
+    series = page_series(pages)
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     queries = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in rules()]
     queries += [*dashboards(), *scalers()]
-    faults, read, not_tried = [], set(), set()
+    faults, read = [], set()
     for where, query in queries:
         try:
             found = list(selectors(promql.parse(query)))
@@ -119,9 +117,6 @@ def names(arguments):
             read.add(name)
             if name in recorded or name in OWN:
                 continue
-            if name not in series and name.startswith(absent):
-                not_tried.add(name)
-                continue
             if name not in series:
                 faults.append(f"{where}: there is no metric {name}")
                 continue
@@ -129,8 +124,7 @@ def names(arguments):
                 faults += [f"{where}: {fault}" for fault in matcher_faults(name, matcher, series[name])]
     unread = {r for r in recorded if r not in read}
     faults += [f"{name} is recorded and nobody reads it" for name in sorted(unread)]
-    left_out = f", but {', '.join(sorted(not_tried))}" if not_tried else ""
-    finish(faults, f"{len(queries)} queries read {len(read)} metrics, and all of them exist{left_out}")
+    finish(faults, f"{len(queries)} queries read {len(read)} metrics, and all of them exist")
 
 
 def matcher_faults(name, matcher, labels):
@@ -256,18 +250,15 @@ def wait(url, query):
         time.sleep(0.2)
 
 
-def panels(url, absent):
+def panels(url):
     """Waits for data: what a panel shows may take a few scrapes."""
-    queries = list(dict.fromkeys(dashboards()))
-    queries = [(where, query, any(name in query for name in absent)) for where, query in queries]
-    left = [(where, query) for where, query, not_tried in queries if not not_tried]
+    queries = left = list(dict.fromkeys(dashboards()))
     deadline = time.monotonic() + 60
     while left and time.monotonic() < deadline:
         left = [(where, query) for where, query in left if not ask(url, query)]
         time.sleep(0.5 if left else 0)
     faults = [f"{where}: no data: {query}" for where, query in left]
-    not_tried = sum(not_tried for _, _, not_tried in queries)
-    finish(faults, f"{len(queries) - not_tried} queries of the dashboards return data, {not_tried} not tried")
+    finish(faults, f"{len(queries)} queries of the dashboards return data")
 
 
 def firing(url, expected):
@@ -306,7 +297,7 @@ def main():
         case "config":
             config(arguments)
         case "panels":
-            panels(arguments[0], arguments[1:])
+            panels(arguments[0])
         case "wait":
             wait(*arguments)
         case "firing":

@@ -393,19 +393,12 @@ mod tests {
     use serde_json::json;
 
     use super::super::testing::{
-        After, Bench, CREATE_AND_DELIVER, GET_BY_MOBILE, GET_TOKEN, Host, MOBILE, SECRET, TOKEN, UPDATE_INSTANCES,
-        canned, nobody, ok, raw, rude,
+        After, Bench, CREATE_AND_DELIVER, GET_BY_MOBILE, GET_TOKEN, Host, MOBILE, SECRET, SENDS, TOKEN,
+        UPDATE_INSTANCES, canned, nobody, ok, raw, rude,
     };
     use super::*;
 
     const READS: &[Endpoint] = &[Endpoint::GetToken, Endpoint::AccessToken, Endpoint::GetByMobile];
-    const SENDS: &[Endpoint] = &[
-        Endpoint::CreateAndDeliver,
-        Endpoint::Deliver,
-        Endpoint::UpdateInstances,
-        Endpoint::InteractiveSend,
-        Endpoint::InteractiveUpdate,
-    ];
 
     /// Both families at this URL.
     fn at(url: &str) -> Bench {

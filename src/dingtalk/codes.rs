@@ -258,7 +258,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::client::Endpoint;
-    use super::super::testing::refused;
+    use super::super::testing::{SENDS, refused};
     use super::*;
 
     /// Legacy codes at `gettoken`: 2.1, and of 6 and 7 what concerns it.
@@ -443,14 +443,6 @@ mod tests {
         // A 5xx is nobody's fault, whatever word comes with it.
         (500, "param.invalid", ServerError, Unknown),
         (500, "userNotExist", ServerError, Unknown),
-    ];
-
-    const SENDS: &[Endpoint] = &[
-        Endpoint::CreateAndDeliver,
-        Endpoint::Deliver,
-        Endpoint::UpdateInstances,
-        Endpoint::InteractiveSend,
-        Endpoint::InteractiveUpdate,
     ];
 
     fn says(endpoint: Endpoint, status: u16, body: &str, reason: Reason, class: Class) {

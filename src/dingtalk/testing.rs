@@ -39,6 +39,15 @@ pub(super) const UPDATE_INSTANCES: &str = "PUT /v1.0/card/instances";
 pub(super) const INTERACTIVE_SEND: &str = "POST /v1.0/im/interactiveCards/send";
 pub(super) const INTERACTIVE_UPDATE: &str = "PUT /v1.0/im/interactiveCards";
 
+/// The calls that do something.
+pub(super) const SENDS: &[Endpoint] = &[
+    Endpoint::CreateAndDeliver,
+    Endpoint::Deliver,
+    Endpoint::UpdateInstances,
+    Endpoint::InteractiveSend,
+    Endpoint::InteractiveUpdate,
+];
+
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {

@@ -1,7 +1,7 @@
 //! A `dingcard` that runs beside the test, and what it says.
 //!
 //! Apart because every test and the demo want the same of a child: its lines as they come, a wait that ends with the
-//! line and not with a sleep, and no child left when the value goes. It knows no verb and reads no meaning into a line.
+//! line and not with a sleep, and no child left when the value goes. It knows no verb, and of a line only how it writes values.
 
 // Two programs share it, and neither uses all of it.
 #![allow(dead_code)]
@@ -213,6 +213,16 @@ pub(crate) fn command(bin: impl AsRef<Path>, args: &[&str], envs: &[(&str, &str)
         .env("no_proxy", "127.0.0.1,localhost")
         .envs(envs.iter().copied());
     command
+}
+
+/// The value of `key=` in a log line.
+pub(crate) fn value_of(line: &str, key: &str) -> Result<String, String> {
+    let rest = line
+        .split_once(&format!("{key}="))
+        .ok_or_else(|| format!("no {key} in {line}"))?
+        .1;
+    let value = rest.split_whitespace().next().unwrap_or_default();
+    Ok(value.trim_matches('"').to_owned())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::broker::Broker;
 use crate::http;
-use crate::process::Process;
+use crate::process::{Process, value_of};
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_dingcard");
 /// How long anything may take before a test gives up: far beyond what it takes on a busy machine.
@@ -54,7 +54,7 @@ impl Stand {
         let settings = [&[("DINGCARD_SANDBOX__RATE_PER_SECOND", "0")], sandbox].concat();
         let sandbox = Process::start(BIN, &["sandbox", "--listen", "127.0.0.1:0"], &settings).unwrap();
         let listening = sandbox.wait_for_line("sandbox listening", PATIENCE).unwrap();
-        let sandbox_url = value_of(&listening, "inbox").trim_end_matches('/').to_owned();
+        let sandbox_url = value_of(&listening, "inbox").unwrap().trim_end_matches('/').to_owned();
         let mut stand = Self {
             namespace: namespace.clone(),
             sandbox_url: sandbox_url.clone(),
@@ -116,7 +116,7 @@ impl Stand {
     /// The same with these flags.
     pub fn starting_worker_with(&self, flags: &[&str]) -> Worker {
         let process = self.start(&[&["worker", "--listen", "127.0.0.1:0"], flags].concat());
-        let metrics_url = value_of(&process.wait_for_line("metrics=", PATIENCE).unwrap(), "metrics");
+        let metrics_url = value_of(&process.wait_for_line("metrics=", PATIENCE).unwrap(), "metrics").unwrap();
         Worker { process, metrics_url }
     }
 
@@ -244,13 +244,4 @@ pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "gave up waiting for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// The value of `key=` in a log line.
-fn value_of(line: &str, key: &str) -> String {
-    let rest = line
-        .split_once(&format!("{key}="))
-        .unwrap_or_else(|| panic!("no {key} in {line}"))
-        .1;
-    rest.split_whitespace().next().unwrap().trim_matches('"').to_owned()
 }

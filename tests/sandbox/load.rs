@@ -9,13 +9,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 #![allow(clippy::cast_precision_loss, reason = "numbers for people")]
 
+#[path = "../it/process.rs"]
+mod process;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+use self::process::{Process, value_of};
+
+/// How long the sandbox may take to start.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes for each card that is kept, as the settings' comment says, and for the program itself.
 const BYTES_EACH: u64 = 8 * 1024;
@@ -25,15 +32,8 @@ const BATCH: usize = 50;
 const CONNECTIONS: usize = 4;
 
 struct Sandbox {
-    process: Child,
+    process: Process,
     address: String,
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        let _gone = self.process.kill();
-        let _reaped = self.process.wait();
-    }
 }
 
 /// One connection that is kept open.
@@ -80,26 +80,14 @@ impl Line {
 
 impl Sandbox {
     fn start(program: &Path, keep: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("dingcard.toml"), "[sandbox]\nrate_per_second = 0\n").unwrap();
-        let mut process = Command::new(program)
-            .args(["sandbox", "--listen", "127.0.0.1:0", "--keep", &keep.to_string()])
-            .current_dir(folder.path())
-            .stderr(Stdio::piped())
-            .spawn()
+        let keep = keep.to_string();
+        let args = ["sandbox", "--listen", "127.0.0.1:0", "--keep", &keep];
+        let unthrottled = [("DINGCARD_SANDBOX__RATE_PER_SECOND", "0")];
+        let process = Process::start(program, &args, &unthrottled)
             .unwrap_or_else(|error| panic!("{}: {error}; cargo build --bin dingcard", program.display()));
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("listening")));
-        let line = line.unwrap().unwrap();
-        std::thread::spawn(move || lines.for_each(drop));
-        let address = line
-            .split_once("http://")
-            .unwrap()
-            .1
-            .split('/')
-            .next()
-            .unwrap()
-            .to_owned();
+        let line = process.wait_for_line("listening", PATIENCE).unwrap();
+        let inbox = value_of(&line, "inbox").unwrap();
+        let address = inbox.trim_start_matches("http://").trim_end_matches('/').to_owned();
         Self { process, address }
     }
 

@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Stage, WORKERS, Worker, value_of};
+use super::{Stage, WORKERS, Worker};
 use crate::http;
-use crate::process::Process;
+use crate::process::{Process, value_of};
 
 impl Stage {
     /// Three workers that consume.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::broker::Broker;
-use crate::process::{Process, command};
+use crate::process::{Process, command, value_of};
 use crate::redis_server::RedisServer;
 use crate::verdict::{Evidence, Verdict};
 use crate::wire::{self, Letter};
@@ -333,14 +333,4 @@ impl Stage {
 /// A mobile of its own for each number, none of them unknown to the sandbox.
 pub(crate) fn mobile(number: usize) -> String {
     format!("150{:08}", number * 10 + 5)
-}
-
-/// The value of `key=` in a log line.
-fn value_of(line: &str, key: &str) -> Result<String, String> {
-    let rest = line
-        .split_once(&format!("{key}="))
-        .ok_or_else(|| format!("no {key} in {line}"))?
-        .1;
-    let value = rest.split_whitespace().next().unwrap_or_default();
-    Ok(value.trim_matches('"').to_owned())
 }
