@@ -107,7 +107,7 @@ impl Worker {
     /// Works on one delivery until it is settled, or until `shutdown` gives it up: then the broker delivers it again.
     pub async fn work(&self, delivery: Delivery, shutdown: &Shutdown) {
         tokio::select! {
-            reply = self.settle(delivery, shutdown) => if let Some(reply) = reply {
+            reply = self.live_through(delivery, shutdown) => if let Some(reply) = reply {
                 // Boxed, since few jobs have one and all would carry its room.
                 Box::pin(reply.send(&self.publisher, &self.repeats, shutdown)).await;
             },
@@ -116,7 +116,7 @@ impl Worker {
     }
 
     /// Lives a delivery through to its settlement, and gives the result that somebody waits for.
-    async fn settle(&self, delivery: Delivery, shutdown: &Shutdown) -> Option<Reply> {
+    async fn live_through(&self, delivery: Delivery, shutdown: &Shutdown) -> Option<Reply> {
         self.metrics.jobs_in_flight.inc();
         let _in_flight = InFlight(&self.metrics);
         let sender = self.sender();

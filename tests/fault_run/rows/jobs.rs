@@ -155,8 +155,10 @@ fn killer(stage: &mut Stage) -> Result<(), String> {
         for (place, trap) in traps.iter_mut().enumerate().filter(|(_, trap)| trap.is_swallowing()) {
             crashes += 1;
             let replaced = set_trap(stage).and_then(|anew| {
+                stage.replace_killed(place)?;
+                // The old trap holds until its worker is dead: one that could go on would hand the killer over as a retry.
                 *trap = anew;
-                stage.replace_killed(place)
+                Ok(())
             });
             if replaced.is_err() {
                 return Some(replaced);
