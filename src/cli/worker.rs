@@ -83,7 +83,8 @@ pub(super) async fn run(
     };
     let on_delivery = |delivery: Delivery| {
         let (worker, shutdown) = (worker.clone(), shutdown.clone());
-        jobs.spawn(async move { worker.work(delivery, &shutdown).await });
+        // Boxed, since a task is moved several times on its way to its place, and this one is large.
+        jobs.spawn(async move { Box::pin(worker.work(delivery, &shutdown)).await });
     };
     let stop = async {
         shutdown.draining().await;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::App;
@@ -66,12 +67,8 @@ impl App {
     pub async fn send(&self, card: &Card<'_>, to: &[Space], turn: Turn) -> Result<PerSpace, Failure> {
         match self.settings.card_api {
             CardApi::Instances => {
-                let mut body = self.spaces(to)?;
-                body.extend(space_models(to));
-                body.insert("cardTemplateId".to_owned(), json!(card.template));
-                body.insert("cardData".to_owned(), json!({"cardParamMap": card.params}));
-                self.call_instances(Endpoint::CreateAndDeliver, body, card, to, turn)
-                    .await
+                let body = self.delivered(Instances::made(card, to), to)?;
+                self.call_instances(Endpoint::CreateAndDeliver, &body, to, turn).await
             }
             CardApi::Interactive => self.send_interactive(card, to, turn).await,
         }
@@ -81,8 +78,8 @@ impl App {
     pub async fn deliver(&self, card: &Card<'_>, to: &[Space], turn: Turn) -> Result<PerSpace, Failure> {
         match self.settings.card_api {
             CardApi::Instances => {
-                let body = self.spaces(to)?;
-                self.call_instances(Endpoint::Deliver, body, card, to, turn).await
+                let body = self.delivered(Instances::known(card), to)?;
+                self.call_instances(Endpoint::Deliver, &body, to, turn).await
             }
             CardApi::Interactive => self.send_interactive(card, to, turn).await,
         }
@@ -118,17 +115,18 @@ impl App {
         }
     }
 
-    /// `openSpaceId` and the deliver models, common to createAndDeliver and deliver.
-    fn spaces(&self, to: &[Space]) -> Result<Map<String, Value>, Failure> {
+    /// The body of a call that shows `card` to these spaces.
+    fn delivered<'a>(&'a self, card: Instances<'a>, to: &[Space]) -> Result<Instances<'a>, Failure> {
         if to.iter().any(|space| space.kind_and_id().1.contains(';')) {
             let detail = "a user ID or conversation with ; in it cannot be named in openSpaceId";
             return Err(Failure::new(Reason::RequestRefused, Class::Recipient, detail));
         }
-        let items: Vec<String> = to
-            .iter()
-            .map(|s| format!("{}.{}", s.kind_and_id().0, s.kind_and_id().1))
-            .collect();
-        let open_space_id = format!("dtv1.card//{}", items.join(";"));
+        let mut open_space_id = "dtv1.card//".to_owned();
+        for (n, space) in to.iter().enumerate() {
+            let (kind, id) = space.kind_and_id();
+            let separator = if n == 0 { "" } else { ";" };
+            open_space_id.extend([separator, kind, ".", id]);
+        }
         if open_space_id.chars().count() > MAX_OPEN_SPACE_ID {
             let detail = format!("openSpaceId would have more than {MAX_OPEN_SPACE_ID} characters");
             return Err(Failure {
@@ -136,37 +134,33 @@ impl App {
                 ..Failure::new(Reason::RequestRefused, Class::Permanent, detail)
             });
         }
-        let robot = &self.settings.robot_code;
-        let mut body = Map::new();
-        body.insert("openSpaceId".to_owned(), json!(open_space_id));
-        body.insert("userIdType".to_owned(), json!(1));
-        if to.iter().any(|s| !s.is_group()) {
-            body.insert(
-                "imRobotOpenDeliverModel".to_owned(),
-                json!({"spaceType": "IM_ROBOT", "robotCode": robot}),
-            );
-        }
-        if to.iter().any(Space::is_group) {
-            body.insert("imGroupOpenDeliverModel".to_owned(), json!({"robotCode": robot}));
-        }
-        Ok(body)
+        let robot_code = self.settings.robot_code.as_deref();
+        let to_users = to.iter().any(|space| !space.is_group());
+        let to_groups = to.iter().any(Space::is_group);
+        Ok(Instances {
+            open_space_id: Some(open_space_id),
+            user_id_type: Some(1),
+            im_robot_open_deliver_model: to_users.then_some(RobotDelivery {
+                space_type: "IM_ROBOT",
+                robot_code,
+            }),
+            im_group_open_deliver_model: to_groups.then_some(GroupDelivery { robot_code }),
+            ..card
+        })
     }
 
     async fn call_instances(
         &self,
         endpoint: Endpoint,
-        mut body: Map<String, Value>,
-        card: &Card<'_>,
+        body: &Instances<'_>,
         to: &[Space],
         turn: Turn,
     ) -> Result<PerSpace, Failure> {
-        body.insert("outTrackId".to_owned(), json!(card.out_track_id));
-        let body = Value::Object(body);
         let answer = self
             .authorised(
                 endpoint,
                 Request {
-                    body: Some(&body),
+                    body: Some(body),
                     turn,
                     ..Request::default()
                 },
@@ -244,17 +238,76 @@ impl App {
     }
 }
 
-/// The space models of a card that is made: without its type's model it cannot be delivered to a space.
-pub(super) fn space_models(to: &[Space]) -> Map<String, Value> {
-    let model = json!({"supportForward": true});
-    let mut models = Map::new();
-    if to.iter().any(|s| !s.is_group()) {
-        models.insert("imRobotOpenSpaceModel".to_owned(), model.clone());
+/// A body for `/v1.0/card/instances` and what is below it (5.1, 5.3): of a card that is made, delivered, or both.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Instances<'a> {
+    out_track_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    card_template_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    card_data: Option<CardData<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    im_robot_open_space_model: Option<SpaceModel>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    im_group_open_space_model: Option<SpaceModel>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open_space_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id_type: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    im_robot_open_deliver_model: Option<RobotDelivery<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    im_group_open_deliver_model: Option<GroupDelivery<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CardData<'a> {
+    card_param_map: &'a BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SpaceModel {
+    support_forward: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RobotDelivery<'a> {
+    space_type: &'static str,
+    robot_code: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GroupDelivery<'a> {
+    robot_code: Option<&'a str>,
+}
+
+impl<'a> Instances<'a> {
+    /// A card that is made for these spaces: without its type's space model it cannot be delivered to a space.
+    pub(super) fn made(card: &Card<'a>, to: &[Space]) -> Self {
+        let model = |wanted: bool| wanted.then_some(SpaceModel { support_forward: true });
+        Self {
+            card_template_id: Some(card.template),
+            card_data: Some(CardData {
+                card_param_map: card.params,
+            }),
+            im_robot_open_space_model: model(to.iter().any(|space| !space.is_group())),
+            im_group_open_space_model: model(to.iter().any(Space::is_group)),
+            ..Self::known(card)
+        }
     }
-    if to.iter().any(Space::is_group) {
-        models.insert("imGroupOpenSpaceModel".to_owned(), model);
+
+    /// A card that was made before.
+    fn known(card: &Card<'a>) -> Self {
+        Self {
+            out_track_id: card.out_track_id,
+            ..Self::default()
+        }
     }
-    models
 }
 
 /// Whether the answer as a whole says success.

@@ -10,7 +10,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Client, Method, Response};
+use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::{Client, Method, Response, Url};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 use tracing::Level;
@@ -27,6 +29,8 @@ use crate::store::Store;
 
 /// The largest answer that is read; those documented have a few kilobytes.
 const MAX_ANSWER: usize = 1024 * 1024;
+/// Where the new family takes the token (`dingtalk-api.md` 2.2).
+const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-acs-dingtalk-access-token");
 /// Idle connections are dropped before common servers and gateways drop them.
 const IDLE: Duration = Duration::from_secs(15);
 
@@ -54,6 +58,18 @@ pub(super) enum Endpoint {
 }
 
 impl Endpoint {
+    const ALL: &[Self] = &[
+        Self::GetToken,
+        Self::AccessToken,
+        Self::GetByMobile,
+        Self::CreateInstances,
+        Self::CreateAndDeliver,
+        Self::Deliver,
+        Self::UpdateInstances,
+        Self::InteractiveSend,
+        Self::InteractiveUpdate,
+    ];
+
     /// The label and the word in every detail.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
@@ -97,6 +113,19 @@ impl Endpoint {
         }
     }
 
+    fn url(self, settings: &config::DingTalk) -> Result<(Self, Url), Failure> {
+        let base = if self.is_legacy() {
+            &settings.oapi_url
+        } else {
+            &settings.api_url
+        };
+        let url = format!("{}{}", base.trim_end_matches('/'), self.method_and_path().1);
+        let parsed = url
+            .parse()
+            .map_err(|e| answer::unanswered(self, false, &format!("{url}: {e}")));
+        parsed.map(|url| (self, url))
+    }
+
     /// The calls that jobs of an app with these settings can make.
     pub(super) fn of_app(app: &config::App) -> Vec<Self> {
         let token = match app.token_api {
@@ -129,12 +158,24 @@ pub struct Turn {
     pub until: Option<Instant>,
 }
 
+/// What can stand in a body.
+pub(super) trait Json: Sync {
+    /// Its text.
+    fn to_json(&self) -> serde_json::Result<Vec<u8>>;
+}
+
+impl<T: Serialize + Sync> Json for T {
+    fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+}
+
 /// What a call carries.
 #[derive(Default)]
 pub(super) struct Request<'a> {
     pub(super) token: Option<&'a str>,
     pub(super) query: &'a [(&'a str, &'a str)],
-    pub(super) body: Option<&'a Value>,
+    pub(super) body: Option<&'a dyn Json>,
     pub(super) turn: Turn,
     /// What may not show in a detail.
     pub(super) hide: &'a [&'a str],
@@ -144,8 +185,8 @@ pub(super) struct Request<'a> {
 #[derive(Debug)]
 pub(super) struct Http {
     client: Client,
-    api_url: String,
-    oapi_url: String,
+    /// Parsed once: that would cost more than any other part of a request.
+    urls: HashMap<Endpoint, Url>,
     ban_pause: Duration,
     banned_until: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
@@ -167,11 +208,12 @@ impl Http {
                     format!("the HTTP client: {}", told(e)),
                 )
             })?;
-        let base = |url: &str| url.trim_end_matches('/').to_owned();
         Ok(Self {
             client,
-            api_url: base(&settings.api_url),
-            oapi_url: base(&settings.oapi_url),
+            urls: Endpoint::ALL
+                .iter()
+                .map(|endpoint| endpoint.url(settings))
+                .collect::<Result<_, _>>()?,
             ban_pause: settings.ip_ban_pause,
             banned_until: Mutex::new(None),
             metrics: metrics.clone(),
@@ -189,26 +231,41 @@ impl Http {
         })
     }
 
-    async fn send(&self, endpoint: Endpoint, request: &Request<'_>) -> Result<Map<String, Value>, Failure> {
-        let (method, path) = endpoint.method_and_path();
-        let base = if endpoint.is_legacy() {
-            &self.oapi_url
-        } else {
-            &self.api_url
-        };
-        let mut call = self
-            .client
-            .request(method, format!("{base}{path}"))
-            .query(request.query);
-        match request.token {
-            Some(token) if endpoint.is_legacy() => call = call.query(&[("access_token", token)]),
-            Some(token) => call = call.header("x-acs-dingtalk-access-token", token),
-            None => {}
+    /// The request over HTTP.
+    fn request(&self, endpoint: Endpoint, request: &Request<'_>) -> Result<reqwest::Request, Failure> {
+        let unsendable = |what: String| answer::unanswered(endpoint, false, &what);
+        let url = self.urls.get(&endpoint).cloned();
+        let mut url = url.ok_or_else(|| unsendable("no URL".to_owned()))?;
+        let legacy_token = request
+            .token
+            .filter(|_| endpoint.is_legacy())
+            .map(|token| ("access_token", token));
+        for (key, value) in request.query.iter().copied().chain(legacy_token) {
+            url.query_pairs_mut().append_pair(key, value);
+        }
+        let mut http = reqwest::Request::new(endpoint.method_and_path().0, url);
+        if let Some(token) = request.token.filter(|_| !endpoint.is_legacy()) {
+            let mut token =
+                HeaderValue::from_str(token).map_err(|_| unsendable("a token that is no header".to_owned()))?;
+            token.set_sensitive(true);
+            http.headers_mut().insert(TOKEN_HEADER, token);
         }
         if let Some(body) = request.body {
-            call = call.json(body);
+            let body = body.to_json().map_err(|e| unsendable(format!("the body: {e}")))?;
+            http.headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            *http.body_mut() = Some(body.into());
         }
-        let response = call.send().await.map_err(|e| unanswered(endpoint, e))?;
+        Ok(http)
+    }
+
+    async fn send(&self, endpoint: Endpoint, request: &Request<'_>) -> Result<Map<String, Value>, Failure> {
+        let request_to_send = self.request(endpoint, request)?;
+        let response = self
+            .client
+            .execute(request_to_send)
+            .await
+            .map_err(|e| unanswered(endpoint, e))?;
         let status = response.status().as_u16();
         let retry_after = response
             .headers()
@@ -269,12 +326,12 @@ impl Calls {
         let metrics = &self.http.metrics;
         self.http.ban().map_or(Ok(()), Err)?;
         let admitted = match self.budget.as_ref().filter(|_| !endpoint.is_read()) {
-            Some(budget) => Some(budget.admit(request.turn.urgent).await?),
+            Some(budget) => Some(Box::pin(budget.admit(request.turn.urgent)).await?),
             None => None,
         };
         let limiter = self.limiters.get(&endpoint);
         if let Some(limiter) = limiter {
-            self.permit(limiter, request.turn).await?;
+            Box::pin(self.permit(limiter, request.turn)).await?;
         }
         self.http.ban().map_or(Ok(()), Err)?;
         let begun = Instant::now();
@@ -286,11 +343,11 @@ impl Calls {
             begun.elapsed(),
         );
         if let Some(admitted) = admitted.filter(|_| is_counted(&answer)) {
-            admitted.spend().await;
+            Box::pin(admitted.spend()).await;
         }
         match (&answer, limiter) {
             (Err(failure), Some(limiter)) if failure.class == Class::Throttle => {
-                limiter.throttled(failure.wait).await;
+                Box::pin(limiter.throttled(failure.wait)).await;
                 metrics.rate_limit(&self.app, self.pace());
                 self.repeats.write(Level::INFO, "throttled", &self.app, failure.reason, || {
                     tracing::info!(app = self.app, %endpoint, wait = ?failure.wait, rate = limiter.rate(), detail = failure.detail,

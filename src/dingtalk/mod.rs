@@ -25,7 +25,7 @@ pub use self::client::Turn;
 use self::client::{Calls, Endpoint, Http, Request};
 pub use self::error::Failure;
 pub use self::remedy::Remedy;
-use self::token::Tokens;
+use self::token::{Token, Tokens};
 use self::users::Nobody;
 pub use self::users::masked;
 use crate::cache::Users;
@@ -144,7 +144,18 @@ impl App {
         if !answer.as_ref().is_err_and(|f| f.class == Class::Auth) {
             return answer;
         }
-        self.tokens.reject(&token).await;
+        // Boxed, since it is rare and every call would carry its room.
+        Box::pin(self.authorised_anew(endpoint, request, &token)).await
+    }
+
+    /// The same call after a refused token.
+    async fn authorised_anew(
+        &self,
+        endpoint: Endpoint,
+        request: Request<'_>,
+        refused: &Arc<Token>,
+    ) -> Result<Map<String, Value>, Failure> {
+        self.tokens.reject(refused).await;
         let token = self.tokens.get(&self.calls, request.turn).await?;
         let again = Request {
             token: Some(token.expose()),

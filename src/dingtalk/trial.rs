@@ -3,10 +3,8 @@
 //! Separate because only `dingcard check` asks this. Trials go before other calls of the app, since somebody waits for
 //! them, and no cache answers in DingTalk's place. Each is one call; which follows from which is the caller's business.
 
-use serde_json::json;
-
 use super::App;
-use super::cards::{Card, Space, space_models, succeeded};
+use super::cards::{Card, Instances, Space, succeeded};
 use super::client::{Endpoint, Request, Turn};
 use super::error::Failure;
 use crate::outcome::Reason;
@@ -42,12 +40,9 @@ impl App {
     /// Whether a card can be made of its template. It is shown to nobody (`dingtalk-api.md` 5.3).
     pub async fn try_template(&self, card: &Card<'_>) -> Result<(), Failure> {
         let endpoint = Endpoint::CreateInstances;
-        let mut body = space_models(&[nobody()]);
-        body.insert("cardTemplateId".to_owned(), json!(card.template));
-        body.insert("outTrackId".to_owned(), json!(card.out_track_id));
-        body.insert("cardData".to_owned(), json!({"cardParamMap": card.params}));
+        let nobody = [nobody()];
         let request = Request {
-            body: Some(&body.into()),
+            body: Some(&Instances::made(card, &nobody)),
             turn: FIRST,
             ..Request::default()
         };
@@ -85,6 +80,8 @@ fn nobody() -> Space {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use serde_json::json;
 
     use super::super::testing::{ACCESS_TOKEN, DELIVER, GET_BY_MOBILE, Host, canned, ok};
     use super::*;

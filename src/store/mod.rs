@@ -119,7 +119,9 @@ impl Store {
     pub async fn has(&self, keys: &[String]) -> Vec<bool> {
         let mut found = None;
         if let (Self::Redis(redis), false) = (self, keys.is_empty()) {
-            let answer = redis.ask(redis::pipe().cmd("MGET").arg(keys)).await;
+            let question = redis::pipe().cmd("MGET").arg(keys).clone();
+            // Boxed, since without Redis all would carry its room.
+            let answer = Box::pin(redis.ask(&question)).await;
             found = answer.map(|(values,): (Vec<Option<Vec<u8>>>,)| values.iter().map(Option::is_some).collect());
         }
         found.unwrap_or_else(|| vec![false; keys.len()])
@@ -144,7 +146,7 @@ impl Store {
         for key in keys {
             entries.cmd("SET").arg(key).arg(value).arg("PX").arg(ttl).ignore();
         }
-        redis.tell(&entries).await;
+        Box::pin(redis.tell(&entries)).await;
     }
 
     /// Removes `key` if it still has the value.

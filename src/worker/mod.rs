@@ -121,7 +121,9 @@ impl Worker {
         let _in_flight = InFlight(&self.metrics);
         let sender = self.sender();
         let span = spans::consume(&delivery);
-        let living = AssertUnwindSafe(self.life(&sender, &delivery, shutdown)).catch_unwind();
+        // Boxed, like other large futures that are wrapped: each wrapping moves what it wraps.
+        let living = Box::pin(self.life(&sender, &delivery, shutdown));
+        let living = AssertUnwindSafe(living).catch_unwind();
         let settlement = living
             .instrument(span.clone())
             .await

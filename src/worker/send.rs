@@ -108,10 +108,10 @@ impl Call<'_> {
         let app = attempt.order.app;
         let span = spans::send(attempt, spaces.len());
         let answer = if slice.card == Card::Shown {
-            let deliver = app.deliver(&card, &spaces, attempt.turn());
+            let deliver = Box::pin(app.deliver(&card, &spaces, attempt.turn()));
             deliver.instrument(span.clone()).await
         } else {
-            let send = app.send(&card, &spaces, attempt.turn());
+            let send = Box::pin(app.send(&card, &spaces, attempt.turn()));
             send.instrument(span.clone()).await
         };
         spans::answered(span, answer.as_ref().err());
@@ -131,7 +131,7 @@ impl Call<'_> {
                 self.already_exists(slice, batch, progress).await;
                 Next::Leave
             }
-            Err(failure) => self.refused(failure, slice, batch, progress).await,
+            Err(failure) => Box::pin(self.refused(failure, slice, batch, progress)).await,
         }
     }
 

@@ -155,7 +155,9 @@ impl Ended {
 
 /// Carries a settlement out.
 pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Settlement) -> Settled {
+    // All but the first boxed, since most jobs are done and all would carry the room of a hand-over.
     match settlement {
+        Settlement::Done(ended) => done(worker, delivery, &ended).await,
         Settlement::Move(queue) => {
             let home = worker.names.queue(delivery.arrived_by());
             // No attempt was made, so but for where a suspect comes from nothing is noted.
@@ -163,52 +165,57 @@ pub(super) async fn settle(worker: &Worker, delivery: Delivery, settlement: Sett
                 queue: (queue == Queue::Suspect).then_some(home),
                 ..delivery.headers().clone()
             };
-            worker
-                .publisher
-                .hand_over(delivery, &Destination::Queue(queue), &headers, None)
-                .await
+            let to = Destination::Queue(queue);
+            Box::pin(worker.publisher.hand_over(delivery, &to, &headers, None)).await
         }
         Settlement::Wait { queue, job_id, delay } => {
             let headers = delivery.headers().clone();
-            worker
-                .publisher
-                .hand_over(delivery, &Destination::Later(queue, delay), &headers, Some(&job_id))
-                .await
+            let to = Destination::Later(queue, delay);
+            Box::pin(worker.publisher.hand_over(delivery, &to, &headers, Some(&job_id))).await
         }
-        Settlement::Done(ended) => done(worker, delivery, &ended).await,
         Settlement::Retry {
             ended,
             queue,
             delay,
             reason,
-        } => {
-            count_finals(worker, &delivery, &ended);
-            let mut headers = ended.progress.headers(&stamped(worker, &delivery), reason);
-            if reason.holds() {
-                // Nothing was shown, so a copy that was is still the first.
-                headers.first_seen = delivery.headers().first_seen;
-            }
-            let to = Destination::Later(queue, delay);
-            let settled = worker
-                .publisher
-                .hand_over(delivery, &to, &headers, ended.job_id.as_deref())
-                .await;
-            if settled == Settled::Done {
-                let open = ended.progress.open.open();
-                worker.metrics.job(&ended.app, Outcome::Retried);
-                worker.metrics.recipients(&ended.app, Outcome::Retried, reason, open);
-                // A hold is told once, by itself.
-                if !reason.holds() {
-                    worker.repeats.write(Level::INFO, "retried", &ended.app, reason, || {
-                        tracing::info!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, open,
-                            delay_s = delay.as_secs_f64(), detail = ended.progress.detail, remedy = ended.progress.remedy, "retried: the broker holds the job");
-                    });
-                }
-            }
-            settled
-        }
-        Settlement::Dead { ended, reason } => dead(worker, delivery, &ended, reason).await,
+        } => Box::pin(retried(worker, delivery, &ended, queue, delay, reason)).await,
+        Settlement::Dead { ended, reason } => Box::pin(dead(worker, delivery, &ended, reason)).await,
     }
+}
+
+async fn retried(
+    worker: &Worker,
+    delivery: Delivery,
+    ended: &Ended,
+    queue: Queue,
+    delay: Duration,
+    reason: Reason,
+) -> Settled {
+    count_finals(worker, &delivery, ended);
+    let mut headers = ended.progress.headers(&stamped(worker, &delivery), reason);
+    if reason.holds() {
+        // Nothing was shown, so a copy that was is still the first.
+        headers.first_seen = delivery.headers().first_seen;
+    }
+    let to = Destination::Later(queue, delay);
+    let settled = worker
+        .publisher
+        .hand_over(delivery, &to, &headers, ended.job_id.as_deref())
+        .await;
+    if settled == Settled::Lost {
+        return settled;
+    }
+    let open = ended.progress.open.open();
+    worker.metrics.job(&ended.app, Outcome::Retried);
+    worker.metrics.recipients(&ended.app, Outcome::Retried, reason, open);
+    // A hold is told once, by itself.
+    if !reason.holds() {
+        worker.repeats.write(Level::INFO, "retried", &ended.app, reason, || {
+            tracing::info!(app = ended.app, job = ended.job_id, attempt = ended.progress.attempt, %reason, open,
+                delay_s = delay.as_secs_f64(), detail = ended.progress.detail, remedy = ended.progress.remedy, "retried: the broker holds the job");
+        });
+    }
+    settled
 }
 
 async fn done(worker: &Worker, delivery: Delivery, ended: &Ended) -> Settled {
