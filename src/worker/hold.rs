@@ -179,15 +179,15 @@ impl Holds {
         }
     }
 
-    /// The app is on hold, or still is.
-    pub(super) fn hold(&self, name: &str, failure: &Failure) {
+    /// The app is on hold, or still is; `by_probe`: that is what a probe found.
+    pub(super) fn hold(&self, name: &str, failure: &Failure, by_probe: bool) {
         let Some(app) = self.apps.get(name) else { return };
         let mut held = app.held();
         let previous = held.take();
         let wait_at_least = failure.wait.unwrap_or_default();
         let next = match previous {
-            // Jobs that were in flight when the hold began say nothing new.
-            Some(known) if !known.probing && known.reason == failure.reason => known,
+            // Jobs that were in flight when the hold began say nothing new, also while another one probes.
+            Some(known) if !(by_probe && known.probing) && known.reason == failure.reason => known,
             Some(mut known) => {
                 if known.reason != failure.reason {
                     self.metrics.app_hold(name, known.reason, false);
@@ -349,7 +349,7 @@ mod tests {
             let env = settings.map(|(key, value)| (format!("DINGCARD_APPS__A__{key}"), value.to_owned()));
             Config::load(None, env).unwrap()
         };
-        holds.hold("a", &failure(Reason::BadCredentials));
+        holds.hold("a", &failure(Reason::BadCredentials), false);
         let mut probing = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
         assert!(poll!(&mut probing).is_pending());
         let begun = Instant::now();
@@ -366,20 +366,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_budget_kept_for_urgent_jobs_holds_the_others_alone() {
         let (holds, going) = (holds(), Shutdown::new());
-        holds.hold("a", &failure(Reason::BudgetReserved));
+        holds.hold("a", &failure(Reason::BudgetReserved), false);
         assert_eq!(*holds.paces()["a"].borrow(), Pace::UrgentFirst);
         let urgent = holds.admit("a", "urgent", true, &going, std::future::pending()).await;
         assert!(matches!(urgent, Admission::Go));
         let mut other = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
         assert!(poll!(&mut other).is_pending());
-        holds.hold("a", &failure(Reason::QuotaSpent));
+        holds.hold("a", &failure(Reason::QuotaSpent), false);
         assert_eq!(*holds.paces()["a"].borrow(), Pace::OneByOne, "spent is spent for all");
     }
 
     #[tokio::test(start_paused = true)]
     async fn while_an_app_is_on_hold_one_job_waits_to_probe_and_the_next_is_sent_away() {
         let (holds, going) = (holds(), Shutdown::new());
-        holds.hold("a", &failure(Reason::BadCredentials));
+        holds.hold("a", &failure(Reason::BadCredentials), false);
         assert_eq!(*holds.paces()["a"].borrow(), Pace::OneByOne);
         let mut first = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
         assert!(poll!(&mut first).is_pending());
@@ -400,11 +400,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failed_probe_waits_longer_and_a_good_one_releases_all() {
         let (holds, going) = (holds(), Shutdown::new());
-        holds.hold("a", &failure(Reason::QuotaSpent));
+        holds.hold("a", &failure(Reason::QuotaSpent), false);
         let Admission::Probe(probe) = holds.admit("a", "jobs", false, &going, std::future::pending()).await else {
             panic!("no probe")
         };
-        holds.hold("a", &failure(Reason::QuotaSpent));
+        holds.hold("a", &failure(Reason::QuotaSpent), true);
         drop(probe);
         let mut second = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
         assert!(poll!(&mut second).is_pending());
@@ -417,9 +417,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn jobs_in_flight_that_fail_during_a_probe_are_no_failed_probes() {
+        let (holds, going) = (holds(), Shutdown::new());
+        holds.hold("a", &failure(Reason::QuotaSpent), false);
+        let Admission::Probe(probe) = holds.admit("a", "jobs", false, &going, std::future::pending()).await else {
+            panic!("no probe")
+        };
+        for _ in 0..64 {
+            holds.hold("a", &failure(Reason::QuotaSpent), false);
+        }
+        drop(probe);
+        // The second interval, plus a fifth.
+        assert!(holds.wait("a") <= Duration::from_secs(12));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_probe_that_found_out_nothing_lets_the_next_one_wait() {
         let (holds, going) = (holds(), Shutdown::new());
-        holds.hold("a", &failure(Reason::QuotaSpent));
+        holds.hold("a", &failure(Reason::QuotaSpent), false);
         let Admission::Probe(probe) = holds.admit("a", "jobs", false, &going, std::future::pending()).await else {
             panic!("no probe")
         };
@@ -440,7 +455,7 @@ mod tests {
             wait: Some(Duration::from_mins(5)),
             ..failure(Reason::IpBanned)
         };
-        holds.hold("a", &ban);
+        holds.hold("a", &ban, false);
         assert!(holds.wait("a") >= Duration::from_mins(5));
         assert!(matches!(
             holds.admit("a", "jobs", false, &going, std::future::pending()).await,
@@ -456,7 +471,7 @@ mod tests {
             wait: Some(Duration::from_mins(5)),
             ..failure(Reason::IpBanned)
         };
-        holds.hold("a", &ban);
+        holds.hold("a", &ban, false);
         let mut waiting = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
         assert!(poll!(&mut waiting).is_pending());
         let begun = Instant::now();

@@ -250,7 +250,10 @@ impl Worker {
             Admission::Go | Admission::Later(_) => (false, false),
         };
         match &progress.trouble {
-            Some(trouble) if trouble.reason.holds() => self.holds.hold(app_name, trouble),
+            Some(trouble) if trouble.reason.holds() => {
+                let by_probe = matches!(admission, Admission::Probe(_));
+                self.holds.hold(app_name, trouble, by_probe);
+            }
             _ if probed => self.holds.release(app_name),
             _ if answered => self.holds.go_on(app_name),
             _ => {}
