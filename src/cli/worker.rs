@@ -72,6 +72,10 @@ pub(super) async fn run(
         let health = health.clone();
         async move { systemd::follow(&health).await }
     });
+    tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.lapse_holds().await }
+    });
     tokio::spawn(stop_on_signal(shutdown.clone()));
     tokio::spawn(reload_on_signal(worker.clone(), file, signal(SignalKind::hangup())?));
 

@@ -24,6 +24,8 @@ use crate::shutdown::Shutdown;
 const FIRST_PROBE: Duration = Duration::from_secs(5);
 /// The longest.
 const LAST_PROBE: Duration = Duration::from_mins(5);
+/// A hold that was due to be probed this long ago, with no job to probe it by, says nothing any more.
+const LAPSE: Duration = Duration::from_mins(10);
 /// Between jobs that do without the call that is refused.
 const NEXT: Duration = Duration::from_millis(20);
 
@@ -229,13 +231,35 @@ impl Holds {
             "the app is on hold: its jobs wait unharmed, and delivery resumes by itself once this is mended");
     }
 
+    /// Ends holds that lapse, without end itself. Jobs that wait come back to be probes, so where none did, there is none, or
+    /// other workers delivered them: this one would show a hold until its next job, and somebody be woken for it.
+    pub(super) async fn lapse(&self) {
+        loop {
+            tokio::time::sleep(LAST_PROBE).await;
+            for (name, app) in &self.apps {
+                let lapsed = |held: &mut Held| {
+                    !held.probing && held.waiting.is_empty() && held.next_probe + LAPSE <= Instant::now()
+                };
+                let lapsed = app.held().take_if(lapsed);
+                if let Some(held) = lapsed {
+                    tracing::info!(app = name, reason = %held.reason, "no job came to probe the hold by; the next one finds out");
+                    self.released(name, app, &held);
+                }
+            }
+        }
+    }
+
     /// The app delivers.
     pub(super) fn release(&self, name: &str) {
         let Some(app) = self.apps.get(name) else { return };
         let Some(held) = app.held().take() else { return };
+        tracing::info!(app = name, reason = %held.reason, "the app is off hold and delivers again");
+        self.released(name, app, &held);
+    }
+
+    fn released(&self, name: &str, app: &App, held: &Held) {
         self.metrics.app_hold(name, held.reason, false);
         self.health.hold(name, None);
-        tracing::info!(app = name, reason = %held.reason, "the app is off hold and delivers again");
         app.set_pace(Pace::Full);
     }
 
@@ -429,6 +453,32 @@ mod tests {
         drop(probe);
         // The second interval, plus a fifth.
         assert!(holds.wait("a") <= Duration::from_secs(12));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hold_lapses_where_no_job_comes_to_probe_it_and_not_where_one_waits() {
+        let (holds, going) = (holds(), Shutdown::new());
+        let ban = Failure {
+            wait: Some(Duration::from_hours(1)),
+            ..failure(Reason::IpBanned)
+        };
+        holds.hold("a", &failure(Reason::QuotaSpent), false);
+        holds.hold("b", &ban, false);
+        let mut lapsing = Box::pin(holds.lapse());
+        let mut waiting = Box::pin(holds.admit("b", "jobs", false, &going, std::future::pending()));
+        assert!(poll!(&mut waiting).is_pending() && poll!(&mut lapsing).is_pending());
+        let held = || holds.health.report().holds.into_keys().collect::<Vec<_>>();
+        for (minutes, expected) in [
+            (5, vec!["a", "b"]),
+            (5, vec!["a", "b"]),
+            (5, vec!["b"]),
+            (30, vec!["b"]),
+        ] {
+            tokio::time::advance(Duration::from_mins(minutes)).await;
+            assert!(poll!(&mut lapsing).is_pending());
+            assert_eq!(held(), expected);
+        }
+        assert_eq!(*holds.paces()["a"].borrow(), Pace::Full);
     }
 
     #[tokio::test(start_paused = true)]

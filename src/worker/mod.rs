@@ -104,6 +104,11 @@ impl Worker {
         self.holds.paces()
     }
 
+    /// Ends holds that no job comes to probe; without end itself.
+    pub async fn lapse_holds(&self) {
+        self.holds.lapse().await;
+    }
+
     /// Works on one delivery until it is settled, or until `shutdown` gives it up: then the broker delivers it again.
     pub async fn work(&self, delivery: Delivery, shutdown: &Shutdown) {
         tokio::select! {
