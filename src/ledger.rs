@@ -5,11 +5,11 @@
 //! recipients and nothing else; forgetting one is allowed (age, capacity, a store that is away), inventing one is not.
 //! Recipients are remembered here and in the store; which job is in work is this process's alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use moka::future::Cache;
+use tokio::time::Instant;
 
 use crate::config;
 use crate::store::{Store, digest};
@@ -20,10 +20,42 @@ pub type Key = [u8; 16];
 /// Of one worker, in front of what the workers share.
 #[derive(Debug)]
 pub struct Ledger {
-    finished: Cache<Key, ()>,
+    finished: Mutex<Recent>,
     shared: Store,
     ttl: Duration,
     in_work: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// Keys of late, the oldest forgotten first. Not a cache: nobody is asked for a key that is missing, and when an entry was last
+/// looked at is of no use. A cache that keeps account of that takes ten times the memory.
+#[derive(Debug)]
+struct Recent {
+    ttl: Duration,
+    capacity: usize,
+    since: HashMap<Key, Instant>,
+    oldest_first: VecDeque<(Key, Instant)>,
+}
+
+impl Recent {
+    fn contains(&self, key: &Key) -> bool {
+        self.since.get(key).is_some_and(|since| since.elapsed() < self.ttl)
+    }
+
+    fn insert(&mut self, key: Key) {
+        let now = Instant::now();
+        self.since.insert(key, now);
+        self.oldest_first.push_back((key, now));
+        let outdated = |(_, since): &(Key, Instant)| now - *since >= self.ttl;
+        while self.oldest_first.len() > self.capacity || self.oldest_first.front().is_some_and(outdated) {
+            let Some((key, since)) = self.oldest_first.pop_front() else {
+                break;
+            };
+            // One that was noted again is known for longer.
+            if self.since.get(&key) == Some(&since) {
+                self.since.remove(&key);
+            }
+        }
+    }
 }
 
 /// The right to work on a job, which nobody else in this process has until it is dropped.
@@ -46,12 +78,14 @@ impl Ledger {
     /// Empty, with the configured age and capacity, in front of `shared`.
     #[must_use]
     pub fn new(settings: &config::Ledger, shared: Store) -> Self {
-        let finished = Cache::builder()
-            .time_to_live(settings.ttl)
-            .max_capacity(settings.capacity)
-            .build();
+        let finished = Recent {
+            ttl: settings.ttl,
+            capacity: usize::try_from(settings.capacity).unwrap_or(usize::MAX),
+            since: HashMap::new(),
+            oldest_first: VecDeque::new(),
+        };
         Self {
-            finished,
+            finished: Mutex::new(finished),
             shared,
             ttl: settings.ttl,
             in_work: Mutex::default(),
@@ -71,7 +105,10 @@ impl Ledger {
 
     /// Whether the recipient of each of `keys` has the card. What this process does not know is asked for in one go.
     pub async fn are_finished(&self, keys: &[Key]) -> Vec<bool> {
-        let mut finished: Vec<bool> = keys.iter().map(|key| self.finished.contains_key(key)).collect();
+        let mut finished: Vec<bool> = {
+            let known = self.finished();
+            keys.iter().map(|key| known.contains(key)).collect()
+        };
         let unknown: Vec<usize> = (0..keys.len()).filter(|n| !finished[*n]).collect();
         let asked: Vec<String> = unknown.iter().map(|n| self.shared_key(&keys[*n])).collect();
         for (n, found) in unknown.into_iter().zip(self.shared.has(&asked).await) {
@@ -82,8 +119,9 @@ impl Ledger {
 
     /// Notes that the recipients of `keys` have the card; whoever asks after this knows it.
     pub async fn finish(&self, keys: &[Key]) {
-        for key in keys {
-            self.finished.insert(*key, ()).await;
+        {
+            let mut known = self.finished();
+            keys.iter().for_each(|key| known.insert(*key));
         }
         let shared: Vec<String> = keys.iter().map(|key| self.shared_key(key)).collect();
         self.shared.put(&shared, "1", self.ttl).await;
@@ -91,6 +129,10 @@ impl Ledger {
 
     fn shared_key(&self, key: &Key) -> String {
         self.shared.key("ledger", key)
+    }
+
+    fn finished(&self) -> MutexGuard<'_, Recent> {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn in_work(&self) -> MutexGuard<'_, HashMap<Key, Arc<tokio::sync::Mutex<()>>>> {
@@ -152,6 +194,28 @@ mod tests {
         server.kill();
         let [one, other] = ledgers();
         keeps_its_promise(&one, &other, false).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_process_a_recipient_is_forgotten_after_the_configured_time_or_behind_as_many_others() {
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| key(&[name]));
+        let settings = config::Ledger {
+            ttl: Duration::from_secs(10),
+            capacity: 3,
+        };
+        let ledger = Ledger::new(&settings, Store::InProcess);
+        ledger.finish(&[a, b]).await;
+        tokio::time::advance(Duration::from_secs(9)).await;
+        ledger.finish(&[a]).await;
+        assert_eq!(ledger.are_finished(&[a, b]).await, [true, true]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(ledger.are_finished(&[a, b]).await, [true, false]);
+        ledger.finish(&[c, d]).await;
+        assert_eq!(ledger.are_finished(&[a, b, c, d]).await, [true, false, true, true]);
+        ledger.finish(&[b]).await;
+        assert_eq!(ledger.are_finished(&[a, b, c, d]).await, [false, true, true, true]);
+        let known = ledger.finished();
+        assert_eq!((known.since.len(), known.oldest_first.len()), (3, 3));
     }
 
     #[tokio::test]
