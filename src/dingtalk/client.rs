@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Method, Response, Url};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -29,8 +29,6 @@ use crate::store::Store;
 
 /// The largest answer that is read; those documented have a few kilobytes.
 const MAX_ANSWER: usize = 1024 * 1024;
-/// Where the new family takes the token (`dingtalk-api.md` 2.2).
-const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-acs-dingtalk-access-token");
 /// Idle connections are dropped before common servers and gateways drop them.
 const IDLE: Duration = Duration::from_secs(15);
 
@@ -114,15 +112,16 @@ impl Endpoint {
     }
 
     fn url(self, settings: &config::DingTalk) -> Result<(Self, Url), Failure> {
-        let base = if self.is_legacy() {
-            &settings.oapi_url
+        let (key, base) = if self.is_legacy() {
+            ("dingtalk.oapi_url", &settings.oapi_url)
         } else {
-            &settings.api_url
+            ("dingtalk.api_url", &settings.api_url)
         };
         let url = format!("{}{}", base.trim_end_matches('/'), self.method_and_path().1);
+        // Without the URL, which can hold a password.
         let parsed = url
             .parse()
-            .map_err(|e| answer::unanswered(self, false, &format!("{url}: {e}")));
+            .map_err(|e| answer::unanswered(self, false, &format!("{key}: {e}")));
         parsed.map(|url| (self, url))
     }
 
@@ -185,7 +184,7 @@ pub(super) struct Request<'a> {
 #[derive(Debug)]
 pub(super) struct Http {
     client: Client,
-    /// Parsed once: that would cost more than any other part of a request.
+    /// Parsed once, and not for each call.
     urls: HashMap<Endpoint, Url>,
     ban_pause: Duration,
     banned_until: Mutex<Option<Instant>>,
@@ -231,41 +230,24 @@ impl Http {
         })
     }
 
-    /// The request over HTTP.
-    fn request(&self, endpoint: Endpoint, request: &Request<'_>) -> Result<reqwest::Request, Failure> {
-        let unsendable = |what: String| answer::unanswered(endpoint, false, &what);
-        let url = self.urls.get(&endpoint).cloned();
-        let mut url = url.ok_or_else(|| unsendable("no URL".to_owned()))?;
-        let legacy_token = request
-            .token
-            .filter(|_| endpoint.is_legacy())
-            .map(|token| ("access_token", token));
-        for (key, value) in request.query.iter().copied().chain(legacy_token) {
-            url.query_pairs_mut().append_pair(key, value);
+    async fn send(&self, endpoint: Endpoint, request: &Request<'_>) -> Result<Map<String, Value>, Failure> {
+        let mut call = self
+            .client
+            .request(endpoint.method_and_path().0, self.urls[&endpoint].clone());
+        if !request.query.is_empty() {
+            call = call.query(request.query);
         }
-        let mut http = reqwest::Request::new(endpoint.method_and_path().0, url);
-        if let Some(token) = request.token.filter(|_| !endpoint.is_legacy()) {
-            let mut token =
-                HeaderValue::from_str(token).map_err(|_| unsendable("a token that is no header".to_owned()))?;
-            token.set_sensitive(true);
-            http.headers_mut().insert(TOKEN_HEADER, token);
+        match request.token {
+            Some(token) if endpoint.is_legacy() => call = call.query(&[("access_token", token)]),
+            Some(token) => call = call.header("x-acs-dingtalk-access-token", token),
+            None => {}
         }
         if let Some(body) = request.body {
-            let body = body.to_json().map_err(|e| unsendable(format!("the body: {e}")))?;
-            http.headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            *http.body_mut() = Some(body.into());
+            let body = body.to_json();
+            let body = body.map_err(|e| answer::unanswered(endpoint, false, &format!("the body: {e}")))?;
+            call = call.header(CONTENT_TYPE, "application/json").body(body);
         }
-        Ok(http)
-    }
-
-    async fn send(&self, endpoint: Endpoint, request: &Request<'_>) -> Result<Map<String, Value>, Failure> {
-        let request_to_send = self.request(endpoint, request)?;
-        let response = self
-            .client
-            .execute(request_to_send)
-            .await
-            .map_err(|e| unanswered(endpoint, e))?;
+        let response = call.send().await.map_err(|e| unanswered(endpoint, e))?;
         let status = response.status().as_u16();
         let retry_after = response
             .headers()
