@@ -27,8 +27,8 @@ use crate::rate_limit::{Gate, Limiter};
 use crate::repeats::Repeats;
 use crate::store::Store;
 
-/// The largest answer that is read; those documented have a few kilobytes.
-const MAX_ANSWER: usize = 1024 * 1024;
+/// The largest answer that is read; those documented have a few kilobytes, and many can come at once.
+const MAX_ANSWER: usize = 256 * 1024;
 /// Idle connections are dropped before common servers and gateways drop them.
 const IDLE: Duration = Duration::from_secs(15);
 
