@@ -151,6 +151,10 @@ fn garbage(stage: &mut Stage) -> Result<(), String> {
 }
 
 fn big(stage: &mut Stage) -> Result<(), String> {
+    // What fills up by itself, as it should, is to be full before the first large body.
+    let few = (stage.run.jobs / 50).to_string();
+    stage.set("USERS__CAPACITY", &few);
+    stage.set("LEDGER__CAPACITY", &few);
     stage.start_workers()?;
     let warm: Vec<_> = (0..stage.run.jobs / 5).map(Stage::job).collect();
     stage.publish(&warm)?;
