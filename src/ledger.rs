@@ -27,7 +27,7 @@ pub struct Ledger {
 }
 
 /// Keys of late, the oldest forgotten first. Not a cache: nobody is asked for a key that is missing, and when an entry was last
-/// looked at is of no use. A cache that keeps account of that takes ten times the memory.
+/// looked at is of no use. A cache that keeps account of that took 20 MiB more for 100,000 of them.
 #[derive(Debug)]
 struct Recent {
     ttl: Duration,
