@@ -121,7 +121,9 @@ impl Ledger {
     pub async fn finish(&self, keys: &[Key]) {
         {
             let mut known = self.finished();
-            keys.iter().for_each(|key| known.insert(*key));
+            for key in keys {
+                known.insert(*key);
+            }
         }
         let shared: Vec<String> = keys.iter().map(|key| self.shared_key(key)).collect();
         self.shared.put(&shared, "1", self.ttl).await;
