@@ -143,7 +143,10 @@ fn what_only_one_file_may_know_stands_nowhere_else() {
     for (word, only) in [
         ("backoff::", &["retry.rs"][..]),
         ("basic_publish", &["amqp/publisher.rs"]),
-        ("reqwest::", &["dingtalk/client.rs", "amqp/management.rs"]),
+        (
+            "reqwest::",
+            &["dingtalk/client.rs", "dingtalk/endpoint.rs", "amqp/management.rs"],
+        ),
         ("redis::", &["store/"]),
         ("opentelemetry", &["otel/export.rs"]),
         ("anyhow", &["cli/"]),

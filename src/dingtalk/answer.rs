@@ -12,8 +12,8 @@ use jiff::fmt::rfc2822;
 use jiff::tz::Offset;
 use serde_json::{Map, Value};
 
-use super::client::Endpoint;
 use super::codes::{Quirk, Row, Sign, by_sign, row, told};
+use super::endpoint::Endpoint;
 use super::error::Failure;
 use super::remedy::Remedy;
 use crate::outcome::Class::{Auth, Hold, Permanent, Recipient, Transient, Unknown};

@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::App;
 use super::answer::{truth, undelivered, unreadable};
-use super::client::{Endpoint, Request, Turn};
+use super::client::{Request, Turn};
+use super::endpoint::Endpoint;
 use super::error::Failure;
 use crate::config::CardApi;
 use crate::outcome::{Class, Reason};

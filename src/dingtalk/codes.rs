@@ -257,7 +257,7 @@ pub(super) static ROWS: &[Row] = &[
 mod tests {
     use serde_json::json;
 
-    use super::super::client::Endpoint;
+    use super::super::endpoint::Endpoint;
     use super::super::testing::{SENDS, refused};
     use super::*;
 

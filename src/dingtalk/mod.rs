@@ -8,6 +8,7 @@ mod budget;
 mod cards;
 mod client;
 mod codes;
+mod endpoint;
 mod error;
 mod remedy;
 mod token;
@@ -22,7 +23,8 @@ use serde_json::{Map, Value};
 
 pub use self::cards::{Card, Delivered, Space};
 pub use self::client::Turn;
-use self::client::{Calls, Endpoint, Http, Request};
+use self::client::{Calls, Http, Request};
+use self::endpoint::Endpoint;
 pub use self::error::Failure;
 pub use self::remedy::Remedy;
 use self::token::{Token, Tokens};

@@ -18,7 +18,8 @@ use tokio::task::AbortHandle;
 
 use super::DingTalk;
 use super::answer::{self, Answer};
-use super::client::{Calls, Endpoint, Http};
+use super::client::{Calls, Http};
+use super::endpoint::Endpoint;
 use super::error::Failure;
 use crate::config::Config;
 use crate::metrics::Metrics;

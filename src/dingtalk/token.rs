@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::answer::unreadable;
-use super::client::{Calls, Endpoint, Request, Turn};
+use super::client::{Calls, Request, Turn};
+use super::endpoint::Endpoint;
 use super::error::Failure;
 use crate::config::{self, ExposeSecret as _, SecretString, TokenApi};
 use crate::metrics::Metrics;

@@ -5,7 +5,8 @@
 
 use super::App;
 use super::cards::{Card, Instances, Space, succeeded};
-use super::client::{Endpoint, Request, Turn};
+use super::client::{Request, Turn};
+use super::endpoint::Endpoint;
 use super::error::Failure;
 use crate::outcome::Reason;
 

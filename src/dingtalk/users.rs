@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::answer::{is_zero, unreadable};
-use super::client::{Endpoint, Request, Turn};
+use super::client::{Request, Turn};
+use super::endpoint::Endpoint;
 use super::error::Failure;
 use crate::outcome::{Class, Reason};
 
