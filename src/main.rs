@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// A worker makes and drops some hundred small things a job; this one takes a sixth off what a job costs with glibc's.
+/// A worker makes and drops some hundred small things a job; this one takes a seventh off what a job costs with glibc's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
