@@ -5,6 +5,7 @@
 //! every message on and looks into none.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -14,7 +15,7 @@ use lapin::{Channel, Connection};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::{Delivery, Queue};
+use super::delivery::{Arrivals, Delivery, Queue};
 use crate::shutdown::Shutdown;
 
 /// How long the broker may take to answer a cancel before the session counts as lost.
@@ -38,12 +39,13 @@ pub type Paces = HashMap<String, watch::Receiver<Pace>>;
 
 /// A queue that is consumed within one session.
 pub(super) struct Consumer {
-    queue: Queue,
     name: ShortString,
+    urgent: bool,
     prefetch: u16,
     pace: watch::Receiver<Pace>,
     channel: Channel,
     live: Option<lapin::Consumer>,
+    arrivals: Arc<Arrivals>,
     session: CancellationToken,
 }
 
@@ -60,12 +62,13 @@ impl Consumer {
         let channel = connection.create_channel().await?;
         let name = ShortString::try_new(name).unwrap_or_default();
         let mut consumer = Self {
-            queue,
+            urgent: queue.is_urgent(),
             name,
             prefetch,
             pace,
             channel,
             live: None,
+            arrivals: Arrivals::new(queue, session.clone()),
             session,
         };
         consumer.consume().await?;
@@ -80,7 +83,7 @@ impl Consumer {
     async fn consume(&mut self) -> lapin::Result<()> {
         let prefetch = match *self.pace.borrow_and_update() {
             Pace::Full => self.prefetch,
-            Pace::UrgentFirst if self.queue.is_urgent() => self.prefetch,
+            Pace::UrgentFirst if self.urgent => self.prefetch,
             Pace::OneByOne | Pace::UrgentFirst => 1,
             Pace::Stopped => return Ok(()),
         };
@@ -124,7 +127,7 @@ impl Consumer {
     }
 
     fn delivery(&self, message: lapin::message::Delivery) -> Delivery {
-        Delivery::new(message, self.queue.clone(), self.session.clone())
+        self.arrivals.delivery(message)
     }
 
     async fn change_pace(&mut self, on_delivery: &(impl Fn(Delivery) + Sync)) -> Result<(), String> {

@@ -3,6 +3,7 @@
 //! Separate from the worker's consumers because it ends: it takes what is there and no more. While it holds letters,
 //! nobody else sees them, so it consumes openly, and another holder can be counted. It reads no letter.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -12,7 +13,7 @@ use lapin::{Channel, Connection};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Broker, ConnectError, watch_events};
-use super::delivery::{Delivery, Queue};
+use super::delivery::{Arrivals, Delivery, Queue};
 
 /// The broker counts letters a moment late, so it is asked a little longer than its count says.
 const AFTER_THE_LAST: Duration = Duration::from_millis(500);
@@ -27,7 +28,7 @@ pub struct Held {
     connection: Connection,
     channel: Channel,
     consumer: lapin::Consumer,
-    session: CancellationToken,
+    arrivals: Arc<Arrivals>,
     counted: u64,
     others: u64,
     taken: u64,
@@ -62,7 +63,7 @@ impl Broker {
             counted: declared.message_count().into(),
             others: declared.consumer_count().into(),
             taken: 0,
-            session,
+            arrivals: Arrivals::new(Queue::Dead, session),
             connection,
             channel,
         })
@@ -97,7 +98,7 @@ impl Held {
         };
         let message = tokio::time::timeout(patience, self.consumer.next()).await.ok()??.ok()?;
         self.taken += 1;
-        Some(Delivery::new(message, Queue::Dead, self.session.clone()))
+        Some(self.arrivals.delivery(message))
     }
 
     /// Gives back whatever was not settled, and is sure that the broker has it.

@@ -3,12 +3,14 @@
 //! Separate so that settling consumes the value: settling twice does not compile. It knows the message's properties and
 //! never looks into its body.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use lapin::BasicProperties;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::types::ShortString;
 use tokio_util::sync::CancellationToken;
 
+use super::acknowledger::{Acknowledger, Settled, Word};
 use super::headers::{Headers, delivery_count, text};
 use crate::config::DEFAULT_APP;
 
@@ -51,15 +53,6 @@ impl Queue {
     }
 }
 
-/// How settling ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// Handed to the broker.
-    Done,
-    /// The session had ended: the broker will deliver the message again.
-    Lost,
-}
-
 /// Where a producer waits for results, and what it knows them by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplyTo {
@@ -75,29 +68,46 @@ impl ReplyTo {
     }
 }
 
+/// What all messages of one queue that come on one channel have in common.
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    queue: Queue,
+    session: CancellationToken,
+    acknowledger: Acknowledger,
+}
+
+impl Arrivals {
+    pub(super) fn new(queue: Queue, session: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            queue,
+            acknowledger: Acknowledger::start(session.clone()),
+            session,
+        })
+    }
+
+    /// The message as a delivery; to be called in the order in which they come.
+    pub(super) fn delivery(self: &Arc<Self>, message: lapin::message::Delivery) -> Delivery {
+        self.acknowledger.expect(message.delivery_tag);
+        let headers = Headers::read(&message.properties);
+        Delivery {
+            first_seen: headers.first_seen.unwrap_or_else(Timestamp::now),
+            message,
+            arrivals: self.clone(),
+            headers,
+        }
+    }
+}
+
 /// A message that the broker waits to hear of.
 #[derive(Debug)]
 pub struct Delivery {
     message: lapin::message::Delivery,
-    arrived_by: Queue,
-    session: CancellationToken,
+    arrivals: Arc<Arrivals>,
     first_seen: Timestamp,
     headers: Headers,
 }
 
 impl Delivery {
-    pub(super) fn new(message: lapin::message::Delivery, arrived_by: Queue, session: CancellationToken) -> Self {
-        let headers = Headers::read(&message.properties);
-        let first_seen = headers.first_seen.unwrap_or_else(Timestamp::now);
-        Self {
-            message,
-            arrived_by,
-            session,
-            first_seen,
-            headers,
-        }
-    }
-
     /// The body, as the producer wrote it.
     #[must_use]
     pub fn body(&self) -> &[u8] {
@@ -151,7 +161,7 @@ impl Delivery {
     /// The queue that it arrived by.
     #[must_use]
     pub fn arrived_by(&self) -> &Queue {
-        &self.arrived_by
+        &self.arrivals.queue
     }
 
     /// When a worker first had this job.
@@ -175,46 +185,27 @@ impl Delivery {
     /// Whether the session that brought the message has ended: nothing can be settled, and the broker gives it to another.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.session.is_cancelled()
+        self.arrivals.session.is_cancelled()
     }
 
     /// Ends when the session that brought the message has ended.
     pub async fn session_ended(&self) {
-        self.session.cancelled().await;
+        self.arrivals.session.cancelled().await;
     }
 
     /// Settles it: the broker forgets the message.
     pub async fn ack(self) -> Settled {
-        let answer = self.message.acker.ack(BasicAckOptions::default());
-        self.within_session(answer).await
+        self.settle(Word::Ack).await
     }
 
     /// Gives it back: the broker delivers it again, and counts that.
     pub async fn give_back(self) -> Settled {
-        let options = BasicNackOptions {
-            requeue: true,
-            ..BasicNackOptions::default()
-        };
-        let answer = self.message.acker.nack(options);
-        self.within_session(answer).await
+        self.settle(Word::Requeue).await
     }
 
-    /// lapin's answer for as long as the session lasts: one that is asked for in the moment in which the connection breaks
-    /// may never come (seen with 4.12.3), and the job would be in work for good.
-    async fn within_session(&self, answer: impl Future<Output = lapin::Result<bool>>) -> Settled {
-        tokio::select! {
-            biased;
-            answer = answer => settled(&answer),
-            () = self.session_ended() => Settled::Lost,
-        }
-    }
-}
-
-/// lapin says `Ok(false)` where the channel had gone.
-fn settled(answer: &lapin::Result<bool>) -> Settled {
-    if matches!(answer, Ok(true)) {
-        Settled::Done
-    } else {
-        Settled::Lost
+    async fn settle(self, word: Word) -> Settled {
+        let message = self.message;
+        let acknowledger = &self.arrivals.acknowledger;
+        acknowledger.settle(message.delivery_tag, message.acker, word).await
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing in here decodes a body, and only `publisher` publishes.
 
+mod acknowledger;
 mod connection;
 mod consumer;
 mod dead;
@@ -16,11 +17,12 @@ mod session;
 mod topology;
 mod trial;
 
+pub use self::acknowledger::Settled;
 pub use self::connection::{Broker, ConnectError};
 pub use self::consumer::{Pace, Paces};
 pub use self::dead::Held;
 pub use self::delay::MAX_DELAY;
-pub use self::delivery::{Delivery, Queue, ReplyTo, Settled};
+pub use self::delivery::{Delivery, Queue, ReplyTo};
 pub use self::headers::{Headers, died_of, published_at};
 pub use self::management::{Comparison, ManagementError};
 pub use self::publisher::{Destination, PublishError, Publisher};

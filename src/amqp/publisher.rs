@@ -15,7 +15,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
-use super::delivery::{Delivery, Queue, ReplyTo, Settled};
+use super::acknowledger::Settled;
+use super::delivery::{Delivery, Queue, ReplyTo};
 use super::headers::Headers;
 use super::topology::Names;
 use crate::outcome::Reason;

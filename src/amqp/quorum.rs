@@ -7,13 +7,16 @@
 //! this worker until there is a quorum again.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
+use tokio_util::sync::CancellationToken;
 
+use super::delivery::{Arrivals, Delivery, Queue};
 use crate::health::Health;
 use crate::metrics::Metrics;
 
@@ -29,17 +32,21 @@ pub(super) struct Line<'a> {
     pub(super) queue: ShortString,
     pub(super) health: &'a Health,
     pub(super) metrics: &'a Metrics,
+    pub(super) session: &'a CancellationToken,
 }
+
+/// A channel of the line's own, with what comes on it.
+type Place = (Channel, Arc<Arrivals>);
 
 impl Line<'_> {
     /// Says whether there is a quorum for as long as the session lasts. A message that it is given, because the active
     /// consumer went just then, is handed on.
-    pub(super) async fn watch(&self, on_message: impl Fn(lapin::message::Delivery)) -> Infallible {
-        let mut channel = None;
+    pub(super) async fn watch(&self, on_delivery: impl Fn(Delivery)) -> Infallible {
+        let mut place = None;
         let mut there = true;
         loop {
             tokio::time::sleep(EVERY).await;
-            let mut visit = std::pin::pin!(self.visit(channel.take(), &on_message));
+            let mut visit = std::pin::pin!(self.visit(place.take(), &on_delivery));
             let in_time = tokio::time::timeout(PATIENCE, &mut visit).await;
             let visited = if let Ok(visited) = in_time {
                 visited
@@ -49,21 +56,17 @@ impl Line<'_> {
             };
             self.tell(&mut there, visited.is_ok());
             // What is wrong with the connection itself ends the session.
-            channel = visited.inspect_err(|error| tracing::debug!(%error, "no quorum")).ok();
+            place = visited.inspect_err(|error| tracing::debug!(%error, "no quorum")).ok();
         }
     }
 
-    async fn visit(
-        &self,
-        channel: Option<Channel>,
-        on_message: impl Fn(lapin::message::Delivery),
-    ) -> lapin::Result<Channel> {
-        let channel = if let Some(channel) = channel {
-            channel
+    async fn visit(&self, place: Option<Place>, on_delivery: impl Fn(Delivery)) -> lapin::Result<Place> {
+        let (channel, arrivals) = if let Some(place) = place {
+            place
         } else {
             let channel = self.connection.create_channel().await?;
             channel.basic_qos(1, BasicQosOptions::default()).await?;
-            channel
+            (channel, Arrivals::new(Queue::Suspect, self.session.clone()))
         };
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
         let mut second = channel
@@ -73,9 +76,9 @@ impl Line<'_> {
             .basic_cancel(second.tag(), BasicCancelOptions::default())
             .await?;
         while let Some(message) = second.next().await {
-            on_message(message?);
+            on_delivery(arrivals.delivery(message?));
         }
-        Ok(channel)
+        Ok((channel, arrivals))
     }
 
     /// Logs a change alone.

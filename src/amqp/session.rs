@@ -141,11 +141,12 @@ impl Broker {
             queue: ShortString::try_new(suspects).unwrap_or_default(),
             health: &parts.health,
             metrics: &parts.metrics,
+            session,
         };
         // A worker that drains stands in no line.
         let watched = async {
             tokio::select! {
-                never = line.watch(|message| on_delivery(Delivery::new(message, Queue::Suspect, session.clone()))) => match never {},
+                never = line.watch(on_delivery) => match never {},
                 () = shutdown.draining() => std::future::pending().await,
             }
         };
