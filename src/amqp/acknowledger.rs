@@ -63,8 +63,8 @@ impl Acknowledger {
         self.unsettled.expect(tag);
     }
 
-    /// Settles a delivery, and waits until that is written.
-    pub(super) async fn settle(&self, tag: DeliveryTag, acker: Acker, word: Word) -> Settled {
+    /// Settles a delivery. The answer comes once that is written.
+    pub(super) fn settle(&self, tag: DeliveryTag, acker: Acker, word: Word) -> impl Future<Output = Settled> + use<> {
         let (answer, written) = oneshot::channel();
         let told = Told {
             tag,
@@ -72,10 +72,9 @@ impl Acknowledger {
             word,
             answer,
         };
-        if self.told.send(told).is_err() {
-            return Settled::Lost;
-        }
-        written.await.unwrap_or(Settled::Lost)
+        // Where nobody listens any more the session has ended, and the answer goes with the word.
+        let _ended = self.told.send(told);
+        async move { written.await.unwrap_or(Settled::Lost) }
     }
 }
 

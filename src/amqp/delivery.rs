@@ -89,18 +89,21 @@ impl Arrivals {
     pub(super) fn delivery(self: &Arc<Self>, message: lapin::message::Delivery) -> Delivery {
         self.acknowledger.expect(message.delivery_tag);
         let headers = Headers::read(&message.properties);
-        Delivery {
+        Delivery(Box::new(Arrived {
             first_seen: headers.first_seen.unwrap_or_else(Timestamp::now),
             message,
             arrivals: self.clone(),
             headers,
-        }
+        }))
     }
 }
 
-/// A message that the broker waits to hear of.
+/// A message that the broker waits to hear of. Boxed, since it goes from step to step, and each keeps room for it.
 #[derive(Debug)]
-pub struct Delivery {
+pub struct Delivery(Box<Arrived>);
+
+#[derive(Debug)]
+struct Arrived {
     message: lapin::message::Delivery,
     arrivals: Arc<Arrivals>,
     first_seen: Timestamp,
@@ -111,31 +114,31 @@ impl Delivery {
     /// The body, as the producer wrote it.
     #[must_use]
     pub fn body(&self) -> &[u8] {
-        &self.message.data
+        &self.0.message.data
     }
 
     /// The key it was routed by.
     #[must_use]
     pub fn routing_key(&self) -> &str {
-        self.message.routing_key.as_str()
+        self.0.message.routing_key.as_str()
     }
 
     /// AMQP's properties.
     #[must_use]
     pub fn properties(&self) -> &BasicProperties {
-        &self.message.properties
+        &self.0.message.properties
     }
 
     /// AMQP's `message_id`.
     #[must_use]
     pub fn message_id(&self) -> Option<&str> {
-        self.message.properties.message_id().as_ref().map(ShortString::as_str)
+        self.0.message.properties.message_id().as_ref().map(ShortString::as_str)
     }
 
     /// Where the producer waits for results, if it does.
     #[must_use]
     pub fn reply_to(&self) -> Option<ReplyTo> {
-        let properties = &self.message.properties;
+        let properties = &self.0.message.properties;
         let queue = properties
             .reply_to()
             .clone()
@@ -149,7 +152,7 @@ impl Delivery {
     /// dingcard's own headers.
     #[must_use]
     pub fn headers(&self) -> &Headers {
-        &self.headers
+        &self.0.headers
     }
 
     /// A header that the producer gave, where it is text.
@@ -161,36 +164,36 @@ impl Delivery {
     /// The queue that it arrived by.
     #[must_use]
     pub fn arrived_by(&self) -> &Queue {
-        &self.arrivals.queue
+        &self.0.arrivals.queue
     }
 
     /// When a worker first had this job.
     #[must_use]
     pub fn first_seen(&self) -> Timestamp {
-        self.first_seen
+        self.0.first_seen
     }
 
     /// Whether no worker had this message before: not redelivered, and not handed over by one.
     #[must_use]
     pub fn is_first(&self) -> bool {
-        !self.message.redelivered && self.headers.first_seen.is_none()
+        !self.0.message.redelivered && self.0.headers.first_seen.is_none()
     }
 
     /// How often the broker gave it to a worker that did not settle it.
     #[must_use]
     pub fn count(&self) -> u64 {
-        delivery_count(&self.message.properties)
+        delivery_count(&self.0.message.properties)
     }
 
     /// Whether the session that brought the message has ended: nothing can be settled, and the broker gives it to another.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.arrivals.session.is_cancelled()
+        self.0.arrivals.session.is_cancelled()
     }
 
     /// Ends when the session that brought the message has ended.
     pub async fn session_ended(&self) {
-        self.arrivals.session.cancelled().await;
+        self.0.arrivals.session.cancelled().await;
     }
 
     /// Settles it: the broker forgets the message.
@@ -203,9 +206,8 @@ impl Delivery {
         self.settle(Word::Requeue).await
     }
 
-    async fn settle(self, word: Word) -> Settled {
-        let message = self.message;
-        let acknowledger = &self.arrivals.acknowledger;
-        acknowledger.settle(message.delivery_tag, message.acker, word).await
+    fn settle(self, word: Word) -> impl Future<Output = Settled> {
+        let Arrived { message, arrivals, .. } = *self.0;
+        arrivals.acknowledger.settle(message.delivery_tag, message.acker, word)
     }
 }

@@ -73,7 +73,7 @@ impl<'a> Attempt<'a> {
                 break;
             }
             match &self.order.job.update_of {
-                Some(earlier) => update::update(self, earlier, slice, progress).await,
+                Some(earlier) => Box::pin(update::update(self, earlier, slice, progress)).await,
                 None => pending.extend(send::send(self, slice, progress).await.into_iter().rev()),
             }
         }

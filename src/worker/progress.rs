@@ -87,7 +87,7 @@ pub(super) struct Progress {
     /// Who became final in this attempt without failing.
     pub(super) finals: Vec<Final>,
     /// What DingTalk calls the cards of some of them.
-    pub(super) carriers: BTreeMap<usize, String>,
+    pub(super) carriers: Vec<(usize, String)>,
     /// Whether anybody became final in this attempt.
     pub(super) moved: bool,
     /// Why something is still open.

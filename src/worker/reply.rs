@@ -3,6 +3,7 @@
 //! Separate from settling because it comes after it and can never hold it up: a queue that is gone, or a broker that takes
 //! nothing for a while, costs the result and not the job. It decides nothing.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tracing::Level;
@@ -98,11 +99,12 @@ impl Reply {
 
 /// Who became final in this attempt.
 fn finals(progress: &Progress) -> Vec<RecipientResult> {
+    let carriers: HashMap<_, _> = progress.carriers.iter().map(|(position, id)| (position, id)).collect();
     let well = progress.finals.iter().map(|last| RecipientResult {
         position: last.position,
         outcome: last.outcome,
         reason: last.reason,
-        carrier_id: progress.carriers.get(&last.position).cloned(),
+        carrier_id: carriers.get(&last.position).map(ToString::to_string),
     });
     let failed_now = |position: usize| progress.dead.0.iter().any(|slice| slice.open().contains(&position));
     let failed = progress.failed.each().filter(|(_, position)| failed_now(*position));

@@ -3,7 +3,7 @@
 //! Separate from sending because it is the other half of the calls, with failures of its own: a number that is nobody's
 //! costs its recipient, never the slice.
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, ready};
 use tracing::Instrument as _;
 
 use super::{Attempt, Progress, spans};
@@ -70,13 +70,14 @@ pub(super) async fn resolve(attempt: &Attempt<'_>, slice: Slice, progress: &mut 
     })
 }
 
-async fn space(attempt: &Attempt<'_>, position: usize) -> Result<Space, Failure> {
+/// Boxed where somebody has to be asked, since most recipients need no look-up.
+fn space<'a>(attempt: &'a Attempt<'_>, position: usize) -> impl Future<Output = Result<Space, Failure>> + use<'a> {
     match &attempt.order.job.to[position] {
-        Recipient::UserId(id) => Ok(Space::User(id.clone())),
-        Recipient::Conversation(id) => Ok(Space::Group(id.clone())),
-        Recipient::Mobile(mobile) => {
+        Recipient::UserId(id) => Either::Left(ready(Ok(Space::User(id.clone())))),
+        Recipient::Conversation(id) => Either::Left(ready(Ok(Space::Group(id.clone())))),
+        Recipient::Mobile(mobile) => Either::Right(Box::pin(async {
             let look_up = || attempt.order.app.user_id(mobile, attempt.turn());
             attempt.until_answered(look_up).await.map(Space::User)
-        }
+        })),
     }
 }

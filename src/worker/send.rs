@@ -151,7 +151,7 @@ impl Call<'_> {
         for ((position, space), result) in batch.drain(..).zip(results) {
             match result {
                 Ok(delivered) => {
-                    progress.carriers.insert(position, delivered.carrier_id);
+                    progress.carriers.push((position, delivered.carrier_id));
                     reached.push((position, space));
                 }
                 Err(failure) if matches!(failure.class, Class::Recipient | Class::Permanent) => {
@@ -271,7 +271,7 @@ impl Call<'_> {
     /// A user whom a send does not find was looked up from a mobile that now leads elsewhere, or nowhere.
     async fn forget(&self, space: &Space, failure: &Failure) {
         if let (Space::User(id), Reason::UserNotFound | Reason::UserDisabled) = (space, failure.reason) {
-            self.attempt.order.app.forget_user(id).await;
+            Box::pin(self.attempt.order.app.forget_user(id)).await;
         }
     }
 }

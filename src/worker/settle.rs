@@ -21,7 +21,7 @@ use crate::slice::Slices;
 /// A pause before a job whose time was up goes on: it lost to others, so it steps behind them.
 const AFTER_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What is to become of a delivery.
+/// What is to become of a delivery. Small, since it goes from step to step.
 pub(super) enum Settlement {
     /// Not this queue's: to that one, as it is.
     Move(Queue),
@@ -32,16 +32,16 @@ pub(super) enum Settlement {
         delay: Duration,
     },
     /// Everybody is final.
-    Done(Ended),
+    Done(Box<Ended>),
     /// Somebody is open.
     Retry {
-        ended: Ended,
+        ended: Box<Ended>,
         queue: Queue,
         delay: Duration,
         reason: Reason,
     },
     /// Everybody is final, and somebody failed for good.
-    Dead { ended: Ended, reason: Reason },
+    Dead { ended: Box<Ended>, reason: Reason },
 }
 
 /// An attempt's result, with what its settlement needs to say.
@@ -63,12 +63,12 @@ impl Settlement {
         };
         let job_id = job.map(|j| j.id.clone());
         Self::Dead {
-            ended: Ended {
+            ended: Box::new(Ended {
                 app: app.to_owned(),
                 job_id,
                 progress,
                 whole: Some(job.map_or(0, |j| j.to.len())),
-            },
+            }),
             reason,
         }
     }
@@ -89,7 +89,7 @@ impl Settlement {
         Self::ended(Ended::of(order, progress))
     }
 
-    fn ended(ended: Ended) -> Self {
+    fn ended(ended: Box<Ended>) -> Self {
         match ended.progress.failed.main_reason() {
             Some(reason) => Self::Dead { ended, reason },
             None => Self::Done(ended),
@@ -143,13 +143,13 @@ impl Settlement {
 }
 
 impl Ended {
-    fn of(order: &Order<'_>, progress: Progress) -> Self {
-        Self {
+    fn of(order: &Order<'_>, progress: Progress) -> Box<Self> {
+        Box::new(Self {
             app: order.app_name().to_owned(),
             job_id: Some(order.job.id.clone()),
             progress,
             whole: None,
-        }
+        })
     }
 }
 
