@@ -89,6 +89,11 @@ impl Told {
 async fn pass_on(mut words: mpsc::UnboundedReceiver<Told>, unsettled: Arc<Unsettled>, session: CancellationToken) {
     let mut batch = Vec::new();
     while words.recv_many(&mut batch, usize::from(u16::MAX)).await > 0 {
+        // Whoever is about to settle now does, and goes with them.
+        tokio::task::yield_now().await;
+        while let Ok(told) = words.try_recv() {
+            batch.push(told);
+        }
         // For as long as the session lasts: an answer that is asked of lapin in the moment in which the connection breaks
         // may never come (seen with 4.12.3), and jobs would be in work for good.
         tokio::select! {

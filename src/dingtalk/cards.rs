@@ -329,7 +329,6 @@ fn result_of(
     results: &[Value],
 ) -> Result<Delivered, Failure> {
     let (kind, id) = space.kind_and_id();
-    let text = |result: &'_ Value, key: &str| result.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let named = |r: &&Value| text(r, "spaceType").eq_ignore_ascii_case(kind) && text(r, "spaceId") == id;
     let unnamed = results.iter().all(|r| r.get("spaceId").is_none());
     let by_place = || results.get(place).filter(|_| unnamed && results.len() == of);
@@ -338,17 +337,17 @@ fn result_of(
     };
     match truth(result.get("success")) {
         Some(true) => Ok(Delivered {
-            carrier_id: text(result, "carrierId"),
+            carrier_id: text(result, "carrierId").to_owned(),
         }),
-        Some(false) => Err(undelivered(
-            endpoint,
-            &text(result, "errorMsg"),
-            space.is_group(),
-            &[id],
-        )),
+        Some(false) => Err(undelivered(endpoint, text(result, "errorMsg"), space.is_group(), &[id])),
         // It may have arrived, so nobody is dead for it.
         None => Err(unreadable(endpoint, "a result that says neither success nor failure")),
     }
+}
+
+/// The text of a field, empty where it has none.
+fn text<'a>(result: &'a Value, key: &str) -> &'a str {
+    result.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -31,6 +31,10 @@ use crate::store::Store;
 const MAX_ANSWER: usize = 256 * 1024;
 /// Idle connections are dropped before common servers and gateways drop them.
 const IDLE: Duration = Duration::from_secs(15);
+
+/// Where the token goes, but in the legacy family. Both parsed once, and not for each call.
+const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-acs-dingtalk-access-token");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Whose turn a call waits for, and how long.
 #[derive(Debug, Clone, Copy, Default)]
@@ -123,13 +127,13 @@ impl Http {
         }
         match request.token {
             Some(token) if endpoint.is_legacy() => call = call.query(&[("access_token", token)]),
-            Some(token) => call = call.header("x-acs-dingtalk-access-token", token),
+            Some(token) => call = call.header(TOKEN_HEADER, token),
             None => {}
         }
         if let Some(body) = request.body {
             let body = body.to_json();
             let body = body.map_err(|e| answer::unanswered(endpoint, false, &format!("the body: {e}")))?;
-            call = call.header(CONTENT_TYPE, "application/json").body(body);
+            call = call.header(CONTENT_TYPE, JSON).body(body);
         }
         let response = call.send().await.map_err(|e| unanswered(endpoint, e))?;
         let status = response.status().as_u16();

@@ -157,12 +157,14 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Takes `space` for one position; `false` where another position of this job has it.
+    /// Takes `space` for one position; `false` where another position of this job has it. Of one recipient none can.
     pub(super) fn claim_space(&self, space: &Space) -> bool {
-        self.claimed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(space.clone())
+        self.order.job.to.len() == 1
+            || self
+                .claimed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(space.clone())
     }
 
     pub(super) fn release_space(&self, space: &Space) {
