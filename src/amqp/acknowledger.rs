@@ -166,3 +166,42 @@ impl Unsettled {
         unsettled.first().copied().unwrap_or(DeliveryTag::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The broker's side of a channel: `multiple` settles everything up to a tag that it has to know.
+        #[test]
+        fn what_is_settled_together_leaves_in_work_what_is_in_work(
+            steps in prop::collection::vec((0_u64..8, prop::collection::vec(0_usize..64, 0..8)), 1..40),
+        ) {
+            let unsettled = Unsettled::default();
+            let (mut last, mut in_work, mut with_broker) = (0, BTreeSet::new(), BTreeSet::new());
+            for (arrivals, settled) in steps {
+                for tag in last + 1..=last + arrivals {
+                    unsettled.expect(tag);
+                    in_work.insert(tag);
+                    with_broker.insert(tag);
+                }
+                last += arrivals;
+                let batch: BTreeSet<DeliveryTag> = settled.iter().filter_map(|n| in_work.iter().nth(*n).copied()).collect();
+                in_work.retain(|tag| !batch.contains(tag));
+
+                let open_from = unsettled.settle(batch.iter().copied());
+                let (together, alone): (Vec<_>, Vec<_>) = batch.iter().copied().partition(|tag| *tag < open_from);
+                if let Some(up_to) = together.last() {
+                    prop_assert!(with_broker.contains(up_to), "the broker closes the channel for a tag that it does not know");
+                    with_broker.retain(|tag| tag > up_to);
+                }
+                for tag in &alone {
+                    prop_assert!(with_broker.remove(tag));
+                }
+                prop_assert_eq!(&with_broker, &in_work);
+            }
+        }
+    }
+}

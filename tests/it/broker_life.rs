@@ -74,6 +74,31 @@ fn a_worker_killed_in_the_middle_loses_nothing_and_repeats_nothing() {
 }
 
 #[test]
+fn a_job_in_work_is_not_acknowledged_with_those_that_came_after_it() {
+    let stand = Stand::new().with("AMQP__PREFETCH", "32");
+    let mut first = stand.worker();
+    stand.faults(&json!([{"kind": "latency", "endpoint": "createAndDeliver", "ms": 9000}]));
+    stand.publish_lines(single_jobs(0, 1));
+    wait_until("the first is looked up", || {
+        (stand.calls_to("getbymobile") == 1).then_some(())
+    });
+    wait_until("the first is in work", || {
+        (first.metric("dingcard_jobs_in_flight", &[]) == 1.0).then_some(())
+    });
+    stand.faults(&json!([]));
+    stand.publish_lines(single_jobs(1, 500));
+    first.wait_for_jobs("delivered", 500);
+    wait_until("the broker has one left", || {
+        (shared_broker().messages(&stand.queue("jobs")) == 1).then_some(())
+    });
+    first.process.kill();
+    let second = stand.worker();
+    wait_until("the broker gave it to another", || {
+        (second.jobs("delivered") + second.jobs("duplicate") == 1.0).then_some(())
+    });
+}
+
+#[test]
 fn a_worker_told_to_stop_finishes_what_is_in_work_and_gives_the_rest_back() {
     let stand = Stand::new();
     stand.faults(&json!([{"kind": "latency", "ms": 300}]));
