@@ -30,22 +30,44 @@ pub struct Ledger {
 /// looked at is of no use. A cache that keeps account of that took 20 MiB more for 100,000 of them.
 #[derive(Debug)]
 struct Recent {
-    ttl: Duration,
+    begun: Instant,
+    ttl: Second,
     capacity: usize,
-    since: HashMap<Key, Instant>,
-    oldest_first: VecDeque<(Key, Instant)>,
+    since: HashMap<Key, Second>,
+    oldest_first: VecDeque<(Key, Second)>,
 }
 
+/// A time by the seconds since the ledger began: a quarter of an `Instant`, of which there would be two for each key.
+type Second = u32;
+
 impl Recent {
+    fn new(settings: &config::Ledger) -> Self {
+        // Up: for a part of a second too long is better than not at all.
+        let ttl = settings.ttl.as_secs() + u64::from(settings.ttl.subsec_nanos() > 0);
+        Self {
+            begun: Instant::now(),
+            ttl: Second::try_from(ttl).unwrap_or(Second::MAX),
+            capacity: usize::try_from(settings.capacity).unwrap_or(usize::MAX),
+            since: HashMap::new(),
+            oldest_first: VecDeque::new(),
+        }
+    }
+
+    fn now(&self) -> Second {
+        Second::try_from(self.begun.elapsed().as_secs()).unwrap_or(Second::MAX)
+    }
+
     fn contains(&self, key: &Key) -> bool {
-        self.since.get(key).is_some_and(|since| since.elapsed() < self.ttl)
+        self.since.get(key).is_some_and(|since| self.now() - since < self.ttl)
     }
 
     fn insert(&mut self, key: Key) {
-        let now = Instant::now();
-        self.since.insert(key, now);
+        let now = self.now();
+        if self.since.insert(key, now) == Some(now) {
+            return;
+        }
         self.oldest_first.push_back((key, now));
-        let outdated = |(_, since): &(Key, Instant)| now - *since >= self.ttl;
+        let outdated = |(_, since): &(Key, Second)| now - since >= self.ttl;
         while self.oldest_first.len() > self.capacity || self.oldest_first.front().is_some_and(outdated) {
             let Some((key, since)) = self.oldest_first.pop_front() else {
                 break;
@@ -78,14 +100,8 @@ impl Ledger {
     /// Empty, with the configured age and capacity, in front of `shared`.
     #[must_use]
     pub fn new(settings: &config::Ledger, shared: Store) -> Self {
-        let finished = Recent {
-            ttl: settings.ttl,
-            capacity: usize::try_from(settings.capacity).unwrap_or(usize::MAX),
-            since: HashMap::new(),
-            oldest_first: VecDeque::new(),
-        };
         Self {
-            finished: Mutex::new(finished),
+            finished: Mutex::new(Recent::new(settings)),
             shared,
             ttl: settings.ttl,
             in_work: Mutex::default(),
@@ -109,6 +125,9 @@ impl Ledger {
             let known = self.finished();
             keys.iter().map(|key| known.contains(key)).collect()
         };
+        if matches!(self.shared, Store::InProcess) {
+            return finished;
+        }
         let unknown: Vec<usize> = (0..keys.len()).filter(|n| !finished[*n]).collect();
         let asked: Vec<String> = unknown.iter().map(|n| self.shared_key(&keys[*n])).collect();
         for (n, found) in unknown.into_iter().zip(self.shared.has(&asked).await) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::Failure;
 use crate::figures::Results;
-use crate::stand::{Load, Stand, Who};
+use crate::stand::{Load, Running, Stand, Who};
 
 /// A question.
 pub(crate) struct Row {
@@ -279,15 +279,22 @@ fn workers(stand: &Stand, scale: &Scale, results: &mut Results) -> Result<(), Fa
     Ok(())
 }
 
+/// Both while jobs are published as fast as they are worked on, so that nothing but the number of those that wait differs.
 fn backlog(stand: &Stand, scale: &Scale, results: &mut Results) -> Result<(), Failure> {
     let load = scale.load(Who::Worker, 256);
-    results.note("backlog-few", few_waiting(stand, &load)?);
+    stand.prepare(&load)?;
+    let running = stand.begin(&load)?;
+    let few = u64::from(load.prefetch) + FEW;
+    results.note("backlog-few", kept_waiting(stand, &running, 0, few)?);
+    running.finish(few + load.warm_up + load.jobs)?;
 
     stand.prepare(&load)?;
     results.note("broker-publish", stand.publishing_us(&load, scale.backlog)?);
     let running = stand.begin(&load)?;
-    let window = running.window(load.warm_up, load.jobs)?;
-    results.note("backlog-many", window.cpu_us());
+    results.note(
+        "backlog-many",
+        kept_waiting(stand, &running, scale.backlog, scale.backlog)?,
+    );
     for look in 1..=LOOKS {
         running.wait(scale.backlog * look / LOOKS)?;
         let resident = running.resident()?;
@@ -298,33 +305,30 @@ fn backlog(stand: &Stand, scale: &Scale, results: &mut Results) -> Result<(), Fa
             results.note("memory", resident);
         }
     }
-    running.finish(scale.backlog)
+    running.finish(scale.backlog + load.warm_up + load.jobs)
 }
 
-/// CPU a job while hardly more jobs are in the queue than are in work.
-fn few_waiting(stand: &Stand, load: &Load) -> Result<f64, Failure> {
-    stand.prepare(load)?;
-    let running = stand.begin(load)?;
-    let ahead = u64::from(load.prefetch) + FEW;
-    let feed = |from: u64, until: u64| -> Result<u64, Failure> {
-        let mut published = from;
+/// CPU a job while `ahead` jobs more are published than are done; `published` are already.
+fn kept_waiting(stand: &Stand, running: &Running<'_>, published: u64, ahead: u64) -> Result<f64, Failure> {
+    let load = running.load();
+    let mut published = published;
+    let mut feed = |until: u64| -> Result<(), Failure> {
         while published < until {
             let wanted = until.min(stand.server.counts().cards + ahead);
             if wanted > published {
-                stand.publish(load, wanted - published)?;
+                stand.publish(&load, wanted - published)?;
                 published = wanted;
             } else {
                 std::thread::sleep(Duration::from_micros(200));
             }
         }
-        Ok(published)
+        Ok(())
     };
-    let fed = feed(0, load.warm_up + ahead)?;
+    feed(load.warm_up + ahead)?;
     let window = std::thread::scope(|scope| {
         let watching = scope.spawn(|| running.window(load.warm_up, load.jobs));
-        feed(fed, load.warm_up + load.jobs + ahead)?;
+        feed(load.warm_up + load.jobs + ahead)?;
         watching.join().map_err(|_| "the watching thread failed")?
     })?;
-    running.finish(load.warm_up + load.jobs + ahead)?;
     Ok(window.cpu_us())
 }

@@ -238,6 +238,11 @@ impl Stand {
 }
 
 impl Running<'_> {
+    /// What it works on.
+    pub(crate) fn load(&self) -> Load {
+        self.load
+    }
+
     /// Waits until `from` cards were asked for, and `jobs` more.
     pub(crate) fn window(&self, from: u64, jobs: u64) -> Result<Window, Failure> {
         let before = self.wait(from)?;

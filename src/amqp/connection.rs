@@ -22,6 +22,10 @@ use crate::metrics::Metrics;
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 /// For a friendly close.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest frame to the broker, in bytes. lapin keeps room for 64 of the largest, which with the broker's 128 KiB are
+/// 8 MiB; what is published has at most 32 KiB of properties, and a body goes into as many frames as it takes. Not where
+/// messages are consumed: the properties of a producer's come in one frame, whatever they are.
+const PUBLISHED_FRAME_MAX: u32 = 48 * 1024;
 
 /// The broker could not be reached, or is not as it must be.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +132,17 @@ impl Broker {
     }
 
     pub(super) async fn connect(&self, purpose: &str) -> Result<Connection, ConnectError> {
-        let uri = self.uri()?;
+        self.connect_by(self.uri()?, purpose).await
+    }
+
+    /// A connection that only publishes.
+    pub(super) async fn connect_to_publish(&self) -> Result<Connection, ConnectError> {
+        let mut uri = self.uri()?;
+        uri.query.frame_max.get_or_insert(PUBLISHED_FRAME_MAX);
+        self.connect_by(uri, "publish").await
+    }
+
+    async fn connect_by(&self, uri: AMQPUri, purpose: &str) -> Result<Connection, ConnectError> {
         let host = format!("{}:{}", uri.authority.host, uri.authority.port);
         let refused = |error| ConnectError::Refused {
             host: host.clone(),
@@ -152,7 +166,7 @@ impl Broker {
 
     /// One connection for publishing alone, with the topology there: what the commands need. Ends with the process.
     pub async fn connect_publisher(&self) -> Result<Publisher, ConnectError> {
-        let connection = self.connect("publish").await?;
+        let connection = self.connect_to_publish().await?;
         self.prepare(&connection).await?;
         let session = CancellationToken::new();
         let blocked = watch_events(&connection, session.clone(), None);

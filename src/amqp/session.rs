@@ -89,7 +89,7 @@ impl Broker {
     ) -> Result<(), SessionError> {
         let session = CancellationToken::new();
         let _ends = session.clone().drop_guard();
-        let (consuming, publishing) = tokio::try_join!(self.connect("consume"), self.connect("publish"))?;
+        let (consuming, publishing) = tokio::try_join!(self.connect("consume"), self.connect_to_publish())?;
         parts.metrics.broker_connected.set(1);
         if !std::mem::replace(first, false) {
             parts.metrics.broker_reconnects.inc();

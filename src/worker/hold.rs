@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::amqp::{Pace, Paces};
+use crate::amqp::{Pace, Paces, Queue};
 use crate::config::Config;
 use crate::dingtalk::Failure;
 use crate::health::Health;
@@ -47,7 +47,7 @@ struct Held {
     schedule: Schedule,
     next_probe: Instant,
     probing: bool,
-    waiting: Vec<String>,
+    waiting: Vec<Queue>,
 }
 
 /// Whether a job may call DingTalk now.
@@ -129,7 +129,7 @@ impl Holds {
     pub(super) async fn admit(
         &self,
         app: &str,
-        queue: &str,
+        queue: &Queue,
         urgent: bool,
         shutdown: &Shutdown,
         lost: impl Future<Output = ()>,
@@ -318,15 +318,15 @@ impl Drop for Probe<'_> {
 /// A queue's one place to wait in.
 struct Place<'a> {
     app: &'a App,
-    queue: String,
+    queue: Queue,
 }
 
 impl<'a> Place<'a> {
-    fn take(app: &'a App, held: &mut Held, queue: &str) -> Self {
-        held.waiting.push(queue.to_owned());
+    fn take(app: &'a App, held: &mut Held, queue: &Queue) -> Self {
+        held.waiting.push(queue.clone());
         Self {
             app,
-            queue: queue.to_owned(),
+            queue: queue.clone(),
         }
     }
 }
@@ -356,6 +356,16 @@ mod tests {
         Holds::new(&config, &["a", "b"], &metrics, &health)
     }
 
+    fn jobs(app: &str) -> Queue {
+        Queue::Jobs(app.to_owned())
+    }
+
+    /// For a job of the queue's own app, while the broker is there.
+    async fn admit<'a>(holds: &'a Holds, queue: Queue, going: &Shutdown) -> Admission<'a> {
+        let lost = std::future::pending();
+        holds.admit(queue.app(), &queue, queue.is_urgent(), going, lost).await
+    }
+
     fn failure(reason: Reason) -> Failure {
         Failure::new(reason, Class::Hold, "why")
     }
@@ -374,14 +384,14 @@ mod tests {
             Config::load(None, env).unwrap()
         };
         holds.hold("a", &failure(Reason::BadCredentials), false);
-        let mut probing = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
+        let mut probing = Box::pin(admit(&holds, jobs("a"), &going));
         assert!(poll!(&mut probing).is_pending());
         let begun = Instant::now();
         holds.reload(&paused("false"));
         assert!(matches!(probing.await, Admission::Probe(_)) && begun.elapsed().is_zero());
         holds.reload(&paused("true"));
         assert_eq!(*holds.paces()["a"].borrow(), Pace::Stopped);
-        let refused = holds.admit("a", "jobs", false, &going, std::future::pending()).await;
+        let refused = admit(&holds, jobs("a"), &going).await;
         assert!(matches!(refused, Admission::Later(Reason::Paused)));
         holds.reload(&paused("false"));
         assert_eq!(*holds.paces()["a"].borrow(), Pace::OneByOne, "it was on hold, and is");
@@ -392,9 +402,9 @@ mod tests {
         let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::BudgetReserved), false);
         assert_eq!(*holds.paces()["a"].borrow(), Pace::UrgentFirst);
-        let urgent = holds.admit("a", "urgent", true, &going, std::future::pending()).await;
+        let urgent = admit(&holds, Queue::Urgent("a".to_owned()), &going).await;
         assert!(matches!(urgent, Admission::Go));
-        let mut other = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
+        let mut other = Box::pin(admit(&holds, jobs("a"), &going));
         assert!(poll!(&mut other).is_pending());
         holds.hold("a", &failure(Reason::QuotaSpent), false);
         assert_eq!(*holds.paces()["a"].borrow(), Pace::OneByOne, "spent is spent for all");
@@ -405,18 +415,15 @@ mod tests {
         let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::BadCredentials), false);
         assert_eq!(*holds.paces()["a"].borrow(), Pace::OneByOne);
-        let mut first = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
+        let mut first = Box::pin(admit(&holds, jobs("a"), &going));
         assert!(poll!(&mut first).is_pending());
         assert!(matches!(
-            holds.admit("a", "jobs", false, &going, std::future::pending()).await,
+            admit(&holds, jobs("a"), &going).await,
             Admission::Later(Reason::BadCredentials)
         ));
         assert!(matches!(first.await, Admission::Probe(_)));
         assert!(
-            matches!(
-                holds.admit("b", "jobs.b", false, &going, std::future::pending()).await,
-                Admission::Go
-            ),
+            matches!(admit(&holds, jobs("b"), &going).await, Admission::Go),
             "other apps go on"
         );
     }
@@ -425,14 +432,14 @@ mod tests {
     async fn a_failed_probe_waits_longer_and_a_good_one_releases_all() {
         let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::QuotaSpent), false);
-        let Admission::Probe(probe) = holds.admit("a", "jobs", false, &going, std::future::pending()).await else {
+        let Admission::Probe(probe) = admit(&holds, jobs("a"), &going).await else {
             panic!("no probe")
         };
         holds.hold("a", &failure(Reason::QuotaSpent), true);
         drop(probe);
-        let mut second = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
+        let mut second = Box::pin(admit(&holds, jobs("a"), &going));
         assert!(poll!(&mut second).is_pending());
-        let mut urgent = Box::pin(holds.admit("a", "urgent", true, &going, std::future::pending()));
+        let mut urgent = Box::pin(admit(&holds, Queue::Urgent("a".to_owned()), &going));
         assert!(poll!(&mut urgent).is_pending());
         holds.release("a");
         assert!(matches!(second.await, Admission::Go) && matches!(urgent.await, Admission::Go));
@@ -444,7 +451,7 @@ mod tests {
     async fn jobs_in_flight_that_fail_during_a_probe_are_no_failed_probes() {
         let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::QuotaSpent), false);
-        let Admission::Probe(probe) = holds.admit("a", "jobs", false, &going, std::future::pending()).await else {
+        let Admission::Probe(probe) = admit(&holds, jobs("a"), &going).await else {
             panic!("no probe")
         };
         for _ in 0..64 {
@@ -465,7 +472,7 @@ mod tests {
         holds.hold("a", &failure(Reason::QuotaSpent), false);
         holds.hold("b", &ban, false);
         let mut lapsing = Box::pin(holds.lapse());
-        let mut waiting = Box::pin(holds.admit("b", "jobs", false, &going, std::future::pending()));
+        let mut waiting = Box::pin(admit(&holds, jobs("b"), &going));
         assert!(poll!(&mut waiting).is_pending() && poll!(&mut lapsing).is_pending());
         let held = || holds.health.report().holds.into_keys().collect::<Vec<_>>();
         for (minutes, expected) in [
@@ -485,15 +492,12 @@ mod tests {
     async fn a_probe_that_found_out_nothing_lets_the_next_one_wait() {
         let (holds, going) = (holds(), Shutdown::new());
         holds.hold("a", &failure(Reason::QuotaSpent), false);
-        let Admission::Probe(probe) = holds.admit("a", "jobs", false, &going, std::future::pending()).await else {
+        let Admission::Probe(probe) = admit(&holds, jobs("a"), &going).await else {
             panic!("no probe")
         };
         drop(probe);
         let begun = Instant::now();
-        assert!(matches!(
-            holds.admit("a", "jobs", false, &going, std::future::pending()).await,
-            Admission::Probe(_)
-        ));
+        assert!(matches!(admit(&holds, jobs("a"), &going).await, Admission::Probe(_)));
         assert!(begun.elapsed() > Duration::ZERO);
     }
 
@@ -507,10 +511,7 @@ mod tests {
         };
         holds.hold("a", &ban, false);
         assert!(holds.wait("a") >= Duration::from_mins(5));
-        assert!(matches!(
-            holds.admit("a", "jobs", false, &going, std::future::pending()).await,
-            Admission::Probe(_)
-        ));
+        assert!(matches!(admit(&holds, jobs("a"), &going).await, Admission::Probe(_)));
         assert!(begun.elapsed() >= Duration::from_mins(5));
     }
 
@@ -522,7 +523,7 @@ mod tests {
             ..failure(Reason::IpBanned)
         };
         holds.hold("a", &ban, false);
-        let mut waiting = Box::pin(holds.admit("a", "jobs", false, &going, std::future::pending()));
+        let mut waiting = Box::pin(admit(&holds, jobs("a"), &going));
         assert!(poll!(&mut waiting).is_pending());
         let begun = Instant::now();
         going.drain();

@@ -170,12 +170,11 @@ impl Worker {
                 return Settlement::of(self, order, progress);
             }
         };
-        let queue = self.names.queue(delivery.arrived_by());
         match self
             .holds
             .admit(
                 order.app_name(),
-                &queue,
+                delivery.arrived_by(),
                 order.is_urgent(),
                 shutdown,
                 delivery.session_ended(),
