@@ -126,8 +126,8 @@ fn runtime(verb: &Verb) -> std::io::Result<Runtime> {
     let mut builder = match verb {
         Verb::Worker(_) => {
             let mut one_thread = Builder::new_current_thread();
-            // lapin tells from a thread of its own that an acknowledgement is written. At tokio's default, of every 31
-            // tasks one is taken from what other threads woke; settled jobs would wait for that in ever greater number.
+            // lapin brings messages, and tells that acknowledgements are written, from a thread of its own. At tokio's
+            // default, of every 31 tasks one is taken from what other threads woke, and those two would wait for that.
             one_thread.global_queue_interval(2);
             one_thread
         }
