@@ -1,9 +1,9 @@
-//! Settling what the channels of a connection have brought, many at once.
+//! Settling what a channel has brought, many at once.
 //!
-//! Separate because it sees all unsettled deliveries of each channel: while the acknowledgements of some jobs are being
-//! written, those of others gather, and one frame with `multiple` settles all of a channel that have no older one still in
-//! work. lapin writes in a thread of its own, so a frame a job would wake that thread, and be waited for, a job at a time.
-//! It settles nothing that it was not told to, and leaves in work what is in work.
+//! Separate because it sees all of a channel's unsettled deliveries: while the acknowledgements of some jobs are being
+//! written, those of others gather, and one frame with `multiple` settles all that have no older one still in work. lapin
+//! writes in a thread of its own, so a frame a job would wake that thread, and be waited for, a job at a time. It settles
+//! nothing that it was not told to, and leaves in work what is in work.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,16 +33,16 @@ pub(super) enum Word {
     Requeue,
 }
 
-/// Settles the deliveries of one connection; cheap to clone.
-#[derive(Debug, Clone)]
+/// Settles the deliveries of one channel.
+#[derive(Debug)]
 pub(super) struct Acknowledger {
+    unsettled: Arc<Unsettled>,
     told: mpsc::UnboundedSender<Told>,
 }
 
 /// A word that is to be passed on, and who waits until it is.
 #[derive(Debug)]
 struct Told {
-    channel: Arc<Unsettled>,
     tag: DeliveryTag,
     acker: Acker,
     word: Word,
@@ -53,21 +53,20 @@ impl Acknowledger {
     /// Works until it is dropped, or until the session has ended.
     pub(super) fn start(session: CancellationToken) -> Self {
         let (told, words) = mpsc::unbounded_channel();
-        tokio::spawn(pass_on(words, session));
-        Self { told }
+        let unsettled = Arc::new(Unsettled::default());
+        tokio::spawn(pass_on(words, unsettled.clone(), session));
+        Self { unsettled, told }
     }
 
-    /// Settles a delivery that was expected on `channel`. The answer comes once that is written.
-    pub(super) fn settle(
-        &self,
-        channel: Arc<Unsettled>,
-        tag: DeliveryTag,
-        acker: Acker,
-        word: Word,
-    ) -> impl Future<Output = Settled> + use<> {
+    /// Notes a delivery as it comes, in the order of the channel.
+    pub(super) fn expect(&self, tag: DeliveryTag) {
+        self.unsettled.expect(tag);
+    }
+
+    /// Settles a delivery. The answer comes once that is written.
+    pub(super) fn settle(&self, tag: DeliveryTag, acker: Acker, word: Word) -> impl Future<Output = Settled> + use<> {
         let (answer, written) = oneshot::channel();
         let told = Told {
-            channel,
             tag,
             acker,
             word,
@@ -87,7 +86,7 @@ impl Told {
 }
 
 /// Passes words on, as many at once as have gathered.
-async fn pass_on(mut words: mpsc::UnboundedReceiver<Told>, session: CancellationToken) {
+async fn pass_on(mut words: mpsc::UnboundedReceiver<Told>, unsettled: Arc<Unsettled>, session: CancellationToken) {
     let mut batch = Vec::new();
     while words.recv_many(&mut batch, usize::from(u16::MAX)).await > 0 {
         // Whoever is about to settle now does, and goes with them.
@@ -99,30 +98,16 @@ async fn pass_on(mut words: mpsc::UnboundedReceiver<Told>, session: Cancellation
         // may never come (seen with 4.12.3), and jobs would be in work for good.
         tokio::select! {
             biased;
-            _ = join_all(by_channel(&mut batch).into_iter().map(write)) => {}
+            () = write(&mut batch, &unsettled) => {}
             () = session.cancelled() => return,
         }
     }
 }
 
-/// Empties a batch into one for each channel.
-fn by_channel(batch: &mut Vec<Told>) -> Vec<Vec<Told>> {
-    batch.sort_by_key(|told| Arc::as_ptr(&told.channel).addr());
-    let mut batches: Vec<Vec<Told>> = Vec::new();
-    for told in batch.drain(..) {
-        match batches.last_mut() {
-            Some(last) if Arc::ptr_eq(&last[0].channel, &told.channel) => last.push(told),
-            _ => batches.push(vec![told]),
-        }
-    }
-    batches
-}
-
-/// Writes a channel's batch, and answers those that wait for it.
-async fn write(batch: Vec<Told>) {
-    let tags = batch.iter().map(|told| told.tag);
-    let open_from = batch.first().map_or(0, |told| told.channel.settle(tags));
-    let (acks, requeues): (Vec<_>, Vec<_>) = batch.into_iter().partition(|told| told.word == Word::Ack);
+/// Writes a batch, and answers those that wait for it.
+async fn write(batch: &mut Vec<Told>, unsettled: &Unsettled) {
+    let open_from = unsettled.settle(batch.iter().map(|told| told.tag));
+    let (acks, requeues): (Vec<_>, Vec<_>) = batch.drain(..).partition(|told| told.word == Word::Ack);
     // Before the acknowledgements, since the one with `multiple` may reach beyond them.
     join_all(requeues.into_iter().map(requeue)).await;
     let (together, alone): (Vec<_>, Vec<_>) = acks.into_iter().partition(|told| told.tag < open_from);
@@ -165,11 +150,10 @@ fn settled(written: &lapin::Result<bool>) -> Settled {
 
 /// The tags of a channel that the broker waits to hear of.
 #[derive(Debug, Default)]
-pub(super) struct Unsettled(Mutex<BTreeSet<DeliveryTag>>);
+struct Unsettled(Mutex<BTreeSet<DeliveryTag>>);
 
 impl Unsettled {
-    /// Notes a delivery as it comes, in the order of the channel.
-    pub(super) fn expect(&self, tag: DeliveryTag) {
+    fn expect(&self, tag: DeliveryTag) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(tag);
     }
 

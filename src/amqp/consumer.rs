@@ -15,7 +15,6 @@ use lapin::{Channel, Connection};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::acknowledger::Acknowledger;
 use super::delivery::{Arrivals, Delivery, Queue};
 use crate::shutdown::Shutdown;
 
@@ -62,7 +61,6 @@ impl Consumer {
         prefetch: u16,
         pace: watch::Receiver<Pace>,
         session: CancellationToken,
-        acknowledger: Acknowledger,
     ) -> lapin::Result<Self> {
         let channel = connection.create_channel().await?;
         let name = ShortString::try_new(name).unwrap_or_default();
@@ -73,7 +71,7 @@ impl Consumer {
             pace,
             channel,
             live: None,
-            arrivals: Arrivals::new(queue, session.clone(), acknowledger),
+            arrivals: Arrivals::new(queue, session.clone()),
             session,
         };
         consumer.consume().await?;

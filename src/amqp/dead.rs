@@ -12,7 +12,6 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
 use tokio_util::sync::CancellationToken;
 
-use super::acknowledger::Acknowledger;
 use super::connection::{Broker, ConnectError, watch_events};
 use super::delivery::{Arrivals, Delivery, Queue};
 
@@ -64,7 +63,7 @@ impl Broker {
             counted: declared.message_count().into(),
             others: declared.consumer_count().into(),
             taken: 0,
-            arrivals: Arrivals::new(Queue::Dead, session.clone(), Acknowledger::start(session)),
+            arrivals: Arrivals::new(Queue::Dead, session),
             connection,
             channel,
         })

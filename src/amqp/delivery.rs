@@ -10,7 +10,7 @@ use lapin::BasicProperties;
 use lapin::types::ShortString;
 use tokio_util::sync::CancellationToken;
 
-use super::acknowledger::{Acknowledger, Settled, Unsettled, Word};
+use super::acknowledger::{Acknowledger, Settled, Word};
 use super::headers::{Headers, delivery_count, text};
 use crate::config::DEFAULT_APP;
 
@@ -74,22 +74,20 @@ pub(super) struct Arrivals {
     queue: Queue,
     session: CancellationToken,
     acknowledger: Acknowledger,
-    unsettled: Arc<Unsettled>,
 }
 
 impl Arrivals {
-    pub(super) fn new(queue: Queue, session: CancellationToken, acknowledger: Acknowledger) -> Arc<Self> {
+    pub(super) fn new(queue: Queue, session: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             queue,
+            acknowledger: Acknowledger::start(session.clone()),
             session,
-            acknowledger,
-            unsettled: Arc::default(),
         })
     }
 
     /// The message as a delivery; to be called in the order in which they come.
     pub(super) fn delivery(self: &Arc<Self>, message: lapin::message::Delivery) -> Delivery {
-        self.unsettled.expect(message.delivery_tag);
+        self.acknowledger.expect(message.delivery_tag);
         let headers = Headers::read(&message.properties);
         Delivery(Box::new(Arrived {
             first_seen: headers.first_seen.unwrap_or_else(Timestamp::now),
@@ -210,9 +208,6 @@ impl Delivery {
 
     fn settle(self, word: Word) -> impl Future<Output = Settled> {
         let Arrived { message, arrivals, .. } = *self.0;
-        let channel = arrivals.unsettled.clone();
-        arrivals
-            .acknowledger
-            .settle(channel, message.delivery_tag, message.acker, word)
+        arrivals.acknowledger.settle(message.delivery_tag, message.acker, word)
     }
 }

@@ -16,7 +16,6 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
 use tokio_util::sync::CancellationToken;
 
-use super::acknowledger::Acknowledger;
 use super::delivery::{Arrivals, Delivery, Queue};
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -34,7 +33,6 @@ pub(super) struct Line<'a> {
     pub(super) health: &'a Health,
     pub(super) metrics: &'a Metrics,
     pub(super) session: &'a CancellationToken,
-    pub(super) acknowledger: &'a Acknowledger,
 }
 
 /// A channel of the line's own, with what comes on it.
@@ -68,11 +66,7 @@ impl Line<'_> {
         } else {
             let channel = self.connection.create_channel().await?;
             channel.basic_qos(1, BasicQosOptions::default()).await?;
-            let acknowledger = self.acknowledger.clone();
-            (
-                channel,
-                Arrivals::new(Queue::Suspect, self.session.clone(), acknowledger),
-            )
+            (channel, Arrivals::new(Queue::Suspect, self.session.clone()))
         };
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
         let mut second = channel

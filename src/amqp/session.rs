@@ -15,7 +15,6 @@ use lapin::{Channel, Connection};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::acknowledger::Acknowledger;
 use super::connection::{Broker, CLOSE_TIMEOUT, ConnectError, close, timed, watch_events};
 use super::consumer::{Consumer, Paces};
 use super::delivery::{Delivery, Queue};
@@ -123,15 +122,9 @@ impl Broker {
         self.prepare(pool.connection()).await?;
         self.pool.send_replace(Some(pool));
 
-        let acknowledger = Acknowledger::start(session.clone());
         let mut channels = Vec::new();
         let mut consumers = FuturesUnordered::new();
-        for consumer in timed(
-            "consume",
-            self.start_consumers(parts, session, consuming, &acknowledger),
-        )
-        .await??
-        {
+        for consumer in timed("consume", self.start_consumers(parts, session, consuming)).await?? {
             channels.push(consumer.channel());
             consumers.push(consumer.run(shutdown, on_delivery));
         }
@@ -149,7 +142,6 @@ impl Broker {
             health: &parts.health,
             metrics: &parts.metrics,
             session,
-            acknowledger: &acknowledger,
         };
         // A worker that drains stands in no line.
         let watched = async {
@@ -174,7 +166,6 @@ impl Broker {
         parts: &Parts,
         session: &CancellationToken,
         connection: &Connection,
-        acknowledger: &Acknowledger,
     ) -> Result<Vec<Consumer>, ConnectError> {
         let always = watch::Sender::new(super::Pace::OneByOne).subscribe();
         let arrivals = parts.paces.iter().flat_map(|(app, pace)| {
@@ -183,8 +174,7 @@ impl Broker {
         let mut consumers = Vec::new();
         for (queue, pace) in arrivals.chain([(Queue::Suspect, always)]) {
             let (name, prefetch) = (self.names().queue(&queue), self.settings().prefetch);
-            let (session, acknowledger) = (session.clone(), acknowledger.clone());
-            let started = Consumer::start(connection, queue, &name, prefetch, pace, session, acknowledger).await;
+            let started = Consumer::start(connection, queue, &name, prefetch, pace, session.clone()).await;
             consumers.push(started.map_err(ConnectError::Consume)?);
         }
         Ok(consumers)
