@@ -70,7 +70,7 @@ pub(super) async fn resolve(attempt: &Attempt<'_>, slice: Slice, progress: &mut 
     })
 }
 
-/// Boxed where somebody has to be asked, since most recipients need no look-up.
+/// Boxed where somebody may have to be asked: who is named by an ID needs no room for that.
 fn space<'a>(attempt: &'a Attempt<'_>, position: usize) -> impl Future<Output = Result<Space, Failure>> + use<'a> {
     match &attempt.order.job.to[position] {
         Recipient::UserId(id) => Either::Left(ready(Ok(Space::User(id.clone())))),
